@@ -1,0 +1,399 @@
+"""The command line. Results go to stdout, progress and warnings to stderr; no command asks anything.
+
+Imports that cost time stay inside the commands: `stablesig detect` must start fast and never touch torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stablesig import __version__
+from stablesig.failures import InterruptedRunError, report
+
+if TYPE_CHECKING:
+    from stablesig_detector.key import PublicKey, SecretKey
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done; for detect: every image carries the watermark
+  1    detect: at least one image does not carry it
+  2    wrong usage, or an extra that is not installed
+  3    an image that cannot be read, or is too small
+  4    a key file that is missing, damaged, or for other features
+  5    damaged statistics
+  6    an autoencoder that cannot be loaded or saved
+  7    training that cannot go on
+  8    a result that cannot be written, or whose place is taken
+  9    any other error
+  130  interrupted
+"""
+
+
+class _Group(typer.core.TyperGroup):
+    """Hands an interruption to `main`; typer itself would end the process without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise InterruptedRunError("interrupted; nothing is left half-written") from error
+
+
+class _EmbedCommand(typer.core.TyperCommand):
+    """Puts the defaults of EmbedConfig into the help, read when it is printed: no second copy can drift."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        from dataclasses import fields
+
+        from stablesig_train.embed_config import EmbedConfig
+
+        defaults = {field.name: field.default for field in fields(EmbedConfig)}
+        for parameter in self.params:
+            if isinstance(parameter, typer.core.TyperOption) and "{default}" in (parameter.help or ""):
+                default = defaults[str(parameter.name)]
+                parameter.help = str(parameter.help).format(default=f"{default:g}")
+        super().format_options(ctx, formatter)
+
+
+app = typer.Typer(
+    name="stablesig",
+    cls=_Group,
+    help="Watermark the decoder of a diffusion model, and verify the images that it decodes.",
+    epilog=EXIT_CODES,
+    add_completion=False,
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain text: the same in a terminal, a log and docs/cli.md
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"stablesig {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
+
+
+def _warn(text: str) -> None:
+    typer.echo(f"stablesig: warning: {text}", err=True)
+
+
+def _load_keys(paths: Sequence[Path]) -> list[SecretKey | PublicKey]:
+    from stablesig_detector.key import load_key
+
+    return [load_key(path) for path in paths]
+
+
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="auto|cpu|cuda|mps", help="Where to compute; auto takes a GPU if there is one."
+    ),
+]
+VaeArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="VAE",
+        show_default=False,
+        help="Autoencoder: a diffusers folder, a pipeline folder with vae/ in it, a Hub id, "
+        "a single .safetensors file, or taef2:DIR.",
+    ),
+]
+
+
+@app.command()
+def keygen(
+    secret: Annotated[
+        Path,
+        typer.Argument(metavar="SECRET.json", show_default=False, help="Where the secret key file goes."),
+    ],
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            "--bits", metavar="N", help="Length of the message in bits (default: 48, or 4 a digit of HEX)."
+        ),
+    ] = None,
+    message: Annotated[
+        str | None,
+        typer.Option(
+            "--message", metavar="HEX", help="The message in hexadecimal; drawn at random if not given."
+        ),
+    ] = None,
+) -> None:
+    """Draw a key: a secret file to embed with, a public file to verify with.
+
+    Writes SECRET.json (mode 0600) and SECRET.pub.json beside it, and never overwrites either. Keep the secret
+    file private: whoever has it can forge the watermark, and no one can draw it again. The public file also
+    tells an attacker what to remove, so hand it only to those who should verify.
+
+    Prints the id that both files share, and their paths.
+    """
+    from stablesig.keypair import keygen as draw
+
+    pair = draw(secret, bits, message)
+    typer.echo(f"key     {pair.secret.id}  ({pair.secret.n_bits} bits)")
+    typer.echo(f"secret  {pair.secret_path}")
+    typer.echo(f"public  {pair.public_path}")
+    typer.echo(f"Keep {pair.secret_path} private and backed up; it cannot be drawn again.", err=True)
+
+
+@app.command()
+def detect(
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...",
+            show_default=False,
+            help="Image files: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or PPM.",
+        ),
+    ],
+    keys: Annotated[
+        list[Path],
+        typer.Option(
+            "--key",
+            "-k",
+            metavar="KEY.json",
+            show_default=False,
+            help="Secret or public key file; may be repeated.",
+        ),
+    ],
+    fpr: Annotated[
+        float,
+        typer.Option(
+            "--fpr", metavar="P", help="False positive rate: detected means a p-value of at most P."
+        ),
+    ] = 1e-6,
+    search: Annotated[
+        str,
+        typer.Option(
+            "--search",
+            metavar="none|fast|full",
+            help="Geometry to undo: none, or flips and quarter turns (fast). full is not available yet.",
+        ),
+    ] = "fast",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+) -> None:
+    """Test images for the watermark of a key.
+
+    Reads the images and the keys; needs neither the model nor PyTorch. Prints, for each image and key, the
+    verdict, the p-value, the statistic, the geometry that fitted best and, with a secret key, how many bits
+    of the message agree. The p-value is the probability that an image made without the key would score as
+    high or higher; it already pays for every key and every geometry tried. An image counts as detected when
+    one of the keys is.
+
+    "not detected" proves nothing: the image may come from another model, or the watermark may have been
+    removed.
+
+    Exit code: 0 all images detected, 1 some not, 2 wrong usage, 3 some unreadable, 4 a bad key file.
+    """
+    from stablesig.detect_output import ImageReport, as_json_text, exit_code, text_footer, text_lines
+    from stablesig_detector.detection import detect as run_detect
+    from stablesig_detector.errors import ImageError
+
+    loaded = _load_keys(keys)
+    reports = []
+    for path in images:
+        try:
+            detections = run_detect(path, loaded, fpr=fpr, search=search)
+        except ImageError as error:
+            reports.append(ImageReport(path, (), str(error)))
+        else:
+            reports.append(ImageReport(path, tuple(detections), None))
+        if not as_json:
+            typer.echo("\n".join(text_lines(reports[-1])))
+    if as_json:
+        typer.echo(as_json_text(reports, keys, loaded, fpr=fpr, search=search))
+    else:
+        for line in text_footer(reports):
+            typer.echo(line)
+    raise typer.Exit(exit_code(reports))
+
+
+@app.command()
+def reconstruct(
+    vae: VaeArgument,
+    images: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGES", show_default=False, help="An image, or a folder of images (not its subfolders)."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="DIR", show_default=False, help="Folder to write; must not exist."
+        ),
+    ],
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size",
+            metavar="PX",
+            min=8,
+            help="Cut PX x PX from the centre first; the whole image if not given.",
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Encode and decode images, to look at what an autoencoder does.
+
+    Writes DIR/NAME.png for each image. Prints each path with the PSNR between the image and its
+    reconstruction. Unreadable images are skipped with a warning, and the exit code is then 3. Needs the train
+    extra.
+    """
+    from stablesig.reconstruction import reconstruct as run_reconstruct
+
+    unreadable: list[Path] = []
+
+    def skip(path: Path, reason: str) -> None:
+        unreadable.append(path)
+        _warn(f"skipped {path}: {reason}")
+
+    results = run_reconstruct(vae, images, out, size=size, device=device, on_unreadable=skip)
+    for result in results:
+        typer.echo(f"{result.psnr_db:6.2f} dB  {result.width}x{result.height}  {result.output}")
+    mean = sum(result.psnr_db for result in results) / len(results)
+    typer.echo(f"{mean:6.2f} dB  mean of {len(results)}")
+    if unreadable:
+        raise typer.Exit(3)
+
+
+@app.command(cls=_EmbedCommand)
+def embed(
+    vae: VaeArgument,
+    key: Annotated[
+        Path,
+        typer.Option(
+            "--key", "-k", metavar="KEY.json", show_default=False, help="Secret or public key file."
+        ),
+    ],
+    images: Annotated[
+        Path,
+        typer.Option(
+            "--images", "-i", metavar="DIR", show_default=False, help="Folder of photographs to train on."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            show_default=False,
+            help="Folder to write; must not exist, except with --resume.",
+        ),
+    ],
+    psnr: Annotated[
+        float | None,
+        typer.Option(
+            "--psnr",
+            metavar="DB",
+            help="Fidelity to the original decoder that training holds (default: {default}).",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", metavar="N", min=1, help="Optimiser steps (default: {default})."),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", metavar="N", min=1, help="Images in a step (default: {default})."),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option("--size", metavar="PX", min=64, help="Side of the training crops (default: {default})."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", metavar="N", help="Order of images, crops and attacks (default: {default})."),
+    ] = None,
+    device: DeviceOption = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in the output folder.")
+    ] = False,
+) -> None:
+    """Fine-tune a decoder so that every image it decodes carries the key's watermark.
+
+    Reads the autoencoder, the key and a folder of photographs. Only the decoder's weights change. Writes
+    DIR/vae in the layout in which the autoencoder came, DIR/watermark.json with settings and measured
+    quality, and DIR/report. Prints where they are and what was measured. Ctrl-C leaves a checkpoint from
+    which --resume goes on. Needs the train extra.
+    """
+    from stablesig.extras import needs_train
+    from stablesig.progress import TrainingProgress
+
+    [loaded] = _load_keys([key])
+    with needs_train("embed"):
+        from stablesig_train.embedding import EmbedConfig
+        from stablesig_train.embedding import embed as run_embed
+    given: dict[str, Any] = {
+        "psnr": psnr,
+        "steps": steps,
+        "batch": batch,
+        "size": size,
+        "seed": seed,
+        "device": device,
+    }
+    config = EmbedConfig(**{name: value for name, value in given.items() if value is not None})
+    try:
+        with TrainingProgress() as progress:
+            result = run_embed(vae, loaded, images, out, config, resume=resume, progress=progress)
+    except KeyboardInterrupt as error:
+        raise InterruptedRunError(
+            "interrupted; the checkpoint is kept; run the same command with --resume to go on"
+        ) from error
+    typer.echo(str(result))
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write; must not exist.")
+    ] = Path("stablesig-demo"),
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the training.")] = 0,
+) -> None:
+    """Show the whole way on the small autoencoder that ships with stablesig.
+
+    Draws a key, watermarks the autoencoder, decodes photographs that it was not trained on, attacks them and
+    looks for the watermark. Writes the key, the watermarked autoencoder and pictures to DIR; prints a table
+    of PSNR, statistic and p-value for each attack. Takes a few minutes on a CPU and no network. Needs the
+    train extra.
+    """
+    from stablesig.extras import needs_train
+    from stablesig.progress import TrainingProgress
+
+    with needs_train("demo"):
+        from stablesig.demo import run_demo
+
+        with TrainingProgress() as progress:
+            result = run_demo(out, seed=seed, progress=progress)
+    typer.echo(str(result))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; `argv` defaults to the process's arguments."""
+    command: Any = typer.main.get_command(app)
+    try:
+        result = command.main(
+            args=None if argv is None else list(argv), prog_name="stablesig", standalone_mode=False
+        )
+    except Exception as error:
+        return report(error)
+    return result if isinstance(result, int) else 0
