@@ -12,33 +12,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, features
 
-from stablesig_detector.spectrum import MIN_SIDE
 from stablesig_train.held_out import ATTACKS as EMBED_ATTACKS
-from stablesig_train.held_out import Pixels, jpeg
+from stablesig_train.held_out import Pixels, crop, jpeg
 
 Attack = Callable[[Pixels, int], Pixels]  # (picture, place) -> attacked; `place` seeds what is random
 
 NO_ATTACK = "no attack"  # embed calls it "none", which among targets that were missed reads as all met
 NOISE_SIGMA = 12.0  # of 255
 BLUR_SIGMA_PX = 1.0
-GRID_PX = 8  # of JPEG's blocks, and of the decoders' latents
-
-
-def crop(image: Pixels, share: float, place: int) -> Pixels:
-    """`share` of the area in the picture's own shape, its corner off the grid of GRID_PX in both directions.
-
-    Not smaller than the detector's MIN_SIDE. Where there is no room to leave the grid, the corner is (0, 0).
-    """
-    height, width = image.shape[:2]
-    tall, wide = (min(side, max(MIN_SIDE, round(side * share**0.5))) for side in (height, width))
-    generator = np.random.default_rng(place)
-    top, left = (_off_grid(room, generator) for room in (height - tall, width - wide))
-    return image[top : top + tall, left : left + wide]
-
-
-def _off_grid(room: int, generator: np.random.Generator) -> int:
-    places = [place for place in range(room + 1) if place % GRID_PX]
-    return int(generator.choice(places)) if places else 0
 
 
 def through_file(image: Pixels, format_: str, **options: Any) -> Pixels:

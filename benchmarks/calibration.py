@@ -19,25 +19,22 @@ from pathlib import Path
 import numpy as np
 
 from stablesig_detector.errors import ImageError, StableSigError
-from stablesig_detector.image import load_image
+from stablesig_detector.image import image_files, load_image
 from stablesig_detector.spectrum import DIMENSION, spectrum
 from stablesig_detector.statistics import cosine_statistic, spherical_log10_p
 from stablesig_detector.whitening import load_default
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
 def features(folders: Sequence[Path]) -> np.ndarray:
     """(n, D) whitened features of the images in the folders; what cannot be read is named and left out."""
     whitening, rows = load_default(), []
-    for file in sorted(file for folder in folders for file in folder.iterdir()):
-        if file.suffix.lower() in SUFFIXES:
-            try:
-                rows.append(whitening.apply(spectrum(load_image(file)).values))
-            except ImageError as error:
-                print(f"left out: {error}", file=sys.stderr)
+    for file in sorted(file for folder in folders for file in image_files(folder)):
+        try:
+            rows.append(whitening.apply(spectrum(load_image(file)).values))
+        except ImageError as error:
+            print(f"left out: {error}", file=sys.stderr)
     if not rows:
-        raise ImageError(f"no PNG, JPEG or WebP image in {', '.join(map(str, folders))}; name other folders")
+        raise ImageError(f"no image that can be read in {', '.join(map(str, folders))}; name other folders")
     return np.array(rows)
 
 

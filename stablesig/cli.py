@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stablesig import __version__
-from stablesig.failures import InterruptedRunError, report
+from stablesig.failures import InterruptedRunError, broken_pipe_noticed, report
+from stablesig.one_line import printable, shown
 
 if TYPE_CHECKING:
     from stablesig_detector.key import PublicKey, SecretKey
@@ -28,17 +29,23 @@ Exit codes:
   6    an autoencoder that cannot be loaded or saved
   7    training that cannot go on
   8    a result that cannot be written, or whose place is taken
-  9    any other error
+  9    any other error, a fault of stablesig included
   130  interrupted
+  141  whoever read the output has gone (a broken pipe)
 """
 
 
 class _Group(typer.core.TyperGroup):
-    """Hands an interruption to `main`; typer itself would end the process without a word."""
+    """Hands interruptions and broken pipes to `main`; typer itself would end the process without a word."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:  # prints --help and --version
+        with broken_pipe_noticed():
+            return super().make_context(*arguments, **options)
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with broken_pipe_noticed():
+                return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise InterruptedRunError("interrupted; nothing is left half-written") from error
 
@@ -92,7 +99,13 @@ def _root(
 
 
 def _warn(text: str) -> None:
-    typer.echo(f"stablesig: warning: {text}", err=True)
+    typer.echo(f"stablesig: warning: {shown(text)}", err=True)
+
+
+def _show(result: object) -> None:
+    """Print a result of several lines; the paths in it may hold anything."""
+    for line in str(result).split("\n"):
+        typer.echo(printable(line))
 
 
 def _load_keys(paths: Sequence[Path]) -> list[SecretKey | PublicKey]:
@@ -140,8 +153,10 @@ def keygen(
     """Draw a key: a secret file to embed with, a public file to verify with.
 
     Writes SECRET.json (mode 0600) and SECRET.pub.json beside it, and never overwrites either. Keep the secret
-    file private: whoever has it can forge the watermark, and no one can draw it again. The public file also
-    tells an attacker what to remove, so hand it only to those who should verify.
+    file private: it alone reads the message, and no one can draw it again. The public file verifies, but it
+    also suffices to imitate the watermark (embed takes it) and to remove it, so hand it only to those who
+    should verify. Let them have it, or its id, before the images that it is to speak for: a public key file
+    can be fitted to an image afterwards.
 
     Prints the id that both files share, and their paths.
     """
@@ -149,9 +164,9 @@ def keygen(
 
     pair = draw(secret, bits, message)
     typer.echo(f"key     {pair.secret.id}  ({pair.secret.n_bits} bits)")
-    typer.echo(f"secret  {pair.secret_path}")
-    typer.echo(f"public  {pair.public_path}")
-    typer.echo(f"Keep {pair.secret_path} private and backed up; it cannot be drawn again.", err=True)
+    typer.echo(f"secret  {shown(pair.secret_path)}")
+    typer.echo(f"public  {shown(pair.public_path)}")
+    typer.echo(f"Keep {shown(pair.secret_path)} private and backed up; it cannot be drawn again.", err=True)
 
 
 @app.command()
@@ -177,7 +192,9 @@ def detect(
     fpr: Annotated[
         float,
         typer.Option(
-            "--fpr", metavar="P", help="False positive rate: detected means a p-value of at most P."
+            "--fpr",
+            metavar="P",
+            help="False positive rate over random keys: detected means a p-value of at most P.",
         ),
     ] = 1e-6,
     search: Annotated[
@@ -194,9 +211,13 @@ def detect(
 
     Reads the images and the keys; needs neither the model nor PyTorch. Prints, for each image and key, the
     verdict, the p-value, the statistic, the geometry that fitted best and, with a secret key, how many bits
-    of the message agree. The p-value is the probability that an image made without the key would score as
-    high or higher; it already pays for every key and every geometry tried. An image counts as detected when
-    one of the keys is.
+    of the message agree. The p-value is the probability that a key drawn at random would score as high or
+    higher on this image or one of the geometries tried; it already pays for every key and every geometry. An
+    image counts as detected when one of the keys is.
+
+    A p-value means something only if the key was drawn at random, independently of the image: a public key
+    file can be fitted to an image afterwards, so ask that the key or its id was known before. The public key
+    also suffices to imitate the watermark.
 
     "not detected" proves nothing: the image may come from another model, or the watermark may have been
     removed.
@@ -268,7 +289,7 @@ def reconstruct(
 
     results = run_reconstruct(vae, images, out, size=size, device=device, on_unreadable=skip)
     for result in results:
-        typer.echo(f"{result.psnr_db:6.2f} dB  {result.width}x{result.height}  {result.output}")
+        typer.echo(f"{result.psnr_db:6.2f} dB  {result.width}x{result.height}  {shown(result.output)}")
     mean = sum(result.psnr_db for result in results) / len(results)
     typer.echo(f"{mean:6.2f} dB  mean of {len(results)}")
     if unreadable:
@@ -297,7 +318,7 @@ def embed(
             "-o",
             metavar="DIR",
             show_default=False,
-            help="Folder to write; must not exist, except with --resume.",
+            help="Folder to write; must not exist, even with --resume.",
         ),
     ],
     psnr: Annotated[
@@ -326,22 +347,25 @@ def embed(
     ] = None,
     device: DeviceOption = "auto",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint in the output folder.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on from the checkpoint that an unfinished run left in DIR.partial."
+        ),
     ] = False,
 ) -> None:
     """Fine-tune a decoder so that every image it decodes carries the key's watermark.
 
     Reads the autoencoder, the key and a folder of photographs. Only the decoder's weights change. Writes
     DIR/vae in the layout in which the autoencoder came, DIR/watermark.json with settings and measured
-    quality, and DIR/report. Prints where they are and what was measured. Ctrl-C leaves a checkpoint from
-    which --resume goes on. Needs the train extra.
+    quality, and DIR/report. Prints where they are and what was measured. Ctrl-C leaves a checkpoint in
+    DIR.partial, from which the same command with --resume goes on. Needs the train extra.
     """
     from stablesig.extras import needs_train
     from stablesig.progress import TrainingProgress
 
     [loaded] = _load_keys([key])
     with needs_train("embed"):
-        from stablesig_train.embedding import EmbedConfig
+        from stablesig_train.embedding import EmbedConfig, checkpoint_of
         from stablesig_train.embedding import embed as run_embed
     given: dict[str, Any] = {
         "psnr": psnr,
@@ -354,12 +378,17 @@ def embed(
     config = EmbedConfig(**{name: value for name, value in given.items() if value is not None})
     try:
         with TrainingProgress() as progress:
-            result = run_embed(vae, loaded, images, out, config, resume=resume, progress=progress)
+            result = run_embed(
+                vae, loaded, images, out, config, resume=resume, progress=progress, on_warning=_warn
+            )
     except KeyboardInterrupt as error:
+        checkpoint = checkpoint_of(out)
         raise InterruptedRunError(
-            "interrupted; the checkpoint is kept; run the same command with --resume to go on"
+            f"interrupted; {checkpoint} is kept; run the same command with --resume to go on"
+            if checkpoint.is_file()
+            else "interrupted before there was a checkpoint; nothing is kept; run the same command again"
         ) from error
-    typer.echo(str(result))
+    _show(result)
 
 
 @app.command()
@@ -384,7 +413,7 @@ def demo(
 
         with TrainingProgress() as progress:
             result = run_demo(out, seed=seed, progress=progress)
-    typer.echo(str(result))
+    _show(result)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -395,5 +424,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             args=None if argv is None else list(argv), prog_name="stablesig", standalone_mode=False
         )
     except Exception as error:
-        return report(error)
+        try:
+            return report(error)
+        except BrokenPipeError as broken:  # standard error is gone as well
+            return report(broken)
     return result if isinstance(result, int) else 0

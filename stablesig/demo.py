@@ -200,7 +200,7 @@ def _decode(original: Path, watermarked: Path, images: Path) -> dict[str, tuple[
 
 
 def _row(name: str, original: Pixels, marked: Pixels, key: SecretKey | PublicKey, index: int) -> DemoRow:
-    from stablesig.reconstruction import psnr_db
+    from stablesig_train.held_out import psnr_db
 
     found = [
         tuple(detect(attack(picture, index), [key])[0] for attack in attacks().values())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stablesig import __version__
+from stablesig.one_line import shown
 
 if TYPE_CHECKING:
     from stablesig_detector.detection import Detection
@@ -57,15 +57,10 @@ def format_p(log10_p: float) -> str:
     return f"1.0e{exponent + 1:03d}" if mantissa == "10.0" else f"{mantissa}e{exponent:03d}"
 
 
-def shown(path: Path) -> str:
-    """A path on one line, with what is not valid UTF-8 replaced."""
-    return " ".join(os.fsencode(path).decode("utf-8", "replace").splitlines())
-
-
 def text_lines(report: ImageReport) -> list[str]:
     """One line for each key, or one that says why the image could not be read. All lines align."""
     if report.error is not None:
-        return [f"unreadable    {' '.join(report.error.split())}"]
+        return [f"unreadable    {shown(report.error)}"]
     return [
         f"{_verdict(found.detected):<12}  p {format_p(found.log10_p_value):<8}  s {found.statistic:+.3f}  "
         f"{found.transform:<9}  {_bits(found)}key {found.key_id}  {shown(report.path)}"
@@ -96,7 +91,7 @@ def _count(number: int, one: str, many: str) -> str:
 def _bits(found: Detection) -> str:
     if found.matches is None or found.n_bits is None or found.bits_log10_p is None:
         return ""
-    return f"bits {found.matches}/{found.n_bits} (p {format_p(found.bits_log10_p)})  "
+    return f"bits {found.matches}/{found.n_bits} (uncorrected p {format_p(found.bits_log10_p)})  "
 
 
 def as_json_text(

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
-
-# What a folder is searched for; a file that is named outright may have any name.
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
-)
 
 
 @dataclass(frozen=True)
@@ -34,29 +28,27 @@ class Reconstruction:
 def images_in(path: Path) -> list[Path]:
     """The images of a folder (by suffix, sorted, without subfolders), or the one file that `path` is.
 
-    Raises ImageError if there is none.
+    Raises ImageError if there is none, or the folder cannot be read.
     """
     from stablesig_detector.errors import ImageError
+    from stablesig_detector.image import IMAGE_SUFFIXES, image_files
 
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise ImageError(f"no such image or folder; got {path}; check the path")
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    try:
+        if path.is_file():
+            return [path]
+        if not path.is_dir():
+            raise ImageError(f"no such image or folder; got {path}; check the path")
+    except OSError as error:  # a folder above it that may not be searched
+        raise ImageError(
+            f"{path} cannot be read: {error.strerror or error}; check its permissions"
+        ) from error
+    found = [file for file in image_files(path) if file.is_file()]
     if not found:
         raise ImageError(
             f"the folder has no images; got {path}; the files must lie in it, not below, and end in "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     return found
-
-
-def psnr_db(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio of two 8-bit images in dB; inf where they are equal."""
-    import numpy as np
-
-    mse = float(np.mean((first.astype(np.float64) - second.astype(np.float64)) ** 2))
-    return math.inf if mse == 0.0 else 10.0 * math.log10(255.0**2 / mse)
 
 
 def centre_crop(rgb: NDArray[Any], size: int) -> NDArray[Any]:
@@ -67,9 +59,19 @@ def centre_crop(rgb: NDArray[Any], size: int) -> NDArray[Any]:
 
 
 def _output_names(sources: list[Path]) -> list[str]:
-    """One PNG name for each source; the full name is kept where two sources share a stem."""
-    stems = [source.stem for source in sources]
-    return [f"{s.stem if stems.count(s.stem) == 1 else s.name}.png" for s in sources]
+    """One PNG name for each source, no two equal on a file system that ignores case either.
+
+    The full name is kept where two sources share a stem, and numbered where that is taken.
+    """
+    stems = Counter(source.stem.casefold() for source in sources)
+    names: dict[str, str] = {}  # folded -> as it is
+    for source in sources:
+        wanted = source.stem if stems[source.stem.casefold()] == 1 else source.name
+        name, number = wanted, 2
+        while name.casefold() in names:
+            name, number = f"{wanted}-{number}", number + 1
+        names[name.casefold()] = name
+    return [f"{name}.png" for name in names.values()]
 
 
 def reconstruct(
@@ -106,6 +108,7 @@ def reconstruct(
 
         from stablesig_train.decoders import load_autoencoder
         from stablesig_train.devices import choose_device
+        from stablesig_train.held_out import psnr_db
     chosen = choose_device(device)
     autoencoder = load_autoencoder(vae, device=chosen)
 

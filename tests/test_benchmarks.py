@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from stablesig_detector.errors import TrainingError, UsageError
+from stablesig_detector.spectrum import MIN_SIDE
 from stablesig_train.held_out import ATTACKS as EMBED_ATTACKS
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -313,25 +314,35 @@ def test_attacks_do_what_they_are_called(picture: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "name"), [(0.1, "crop 10 %"), (0.5, "crop 50 % + brightness x2 + JPEG 80")]
+    ("share", "name"),
+    [(0.1, "crop 10 %"), (0.25, "crop 25 %"), (0.5, "crop 50 % + brightness x2 + JPEG 80")],
 )
 def test_crops_keep_their_share_and_leave_the_grid(share: float, name: str) -> None:
     rows, columns = np.meshgrid(np.arange(512), np.arange(640), indexing="ij")
-    numbered = np.stack([rows // 256, rows % 256, columns // 4], axis=2).astype(np.uint8)
+    numbered = np.stack([2 * (rows // 256) + columns // 512, rows, columns // 2], axis=2).astype(np.uint8)
     corners = set()
     for place in range(40):
         piece = attack_set.crop(numbered, share, place)
         assert piece.shape[0] * piece.shape[1] == pytest.approx(share * 512 * 640, rel=0.01)
-        top = 256 * int(piece[0, 0, 0]) + int(piece[0, 0, 1])
+        top = 256 * int(piece[0, 0, 0] // 2) + int(piece[0, 0, 1])
+        left = 512 * int(piece[0, 0, 0] % 2) + int(piece[0, 0, 2]) * 2 % 512
+        left += int(piece[0, 0, 2] == piece[0, 1, 2]) ^ 1  # odd, if the next column is of another pair
         assert top % 8
-        corners.add((top, int(piece[0, 0, 2])))
+        assert left % 8
+        corners.add((top, left))
         assert np.array_equal(piece, attack_set.crop(numbered, share, place))
     assert len(corners) > 30
     assert attack_set.available()[0][name](numbered, 0).shape == piece.shape
 
 
+def test_embeds_quarter_crop_leaves_the_grid_too(picture: np.ndarray) -> None:
+    quarter = EMBED_ATTACKS["crop 25 %"]
+    for place in range(4):
+        assert np.array_equal(quarter(picture, place), attack_set.crop(picture, 0.25, place))
+
+
 def test_a_crop_of_a_small_picture_can_still_be_measured() -> None:
-    side = attack_set.MIN_SIDE
+    side = MIN_SIDE
     piece = attack_set.crop(np.zeros((side, side + 20, 3), np.uint8), 0.1, 0)
     assert piece.shape == (side, side, 3)
 

@@ -28,6 +28,10 @@ ImageArray: TypeAlias = NDArray[np.uint8] | NDArray[np.float32]
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | ImageArray"
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "PPM")  # AVIF where this Pillow has it
+# What a folder is searched for; a file that is named outright may have any name.
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+)
 MAX_PIXELS = 2**27  # 134 megapixels, 400 MB decoded: above every camera phone, below a decompression bomb
 
 _ORIENTATION_TAG = 0x0112
@@ -93,6 +97,20 @@ def load_image(source: ImageSource) -> ImageArray:
     raise ImageError(
         f"cannot read an image from {type(source).__name__}; pass a path, bytes, a PIL image or an array"
     )
+
+
+def image_files(folder: Path) -> list[Path]:
+    """What lies directly in `folder` and has one of IMAGE_SUFFIXES, sorted by name; may be empty.
+
+    Raises ImageError if it is no folder, or one that cannot be read.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    except (FileNotFoundError, NotADirectoryError):
+        problem = "is not a folder; give a folder of images"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror or error}; check its permissions"
+    raise ImageError(f"{folder} {problem}")
 
 
 def _checked_array(array: NDArray[Any]) -> ImageArray:

@@ -1,8 +1,10 @@
 """Keys and their files: 32 secret bytes and a message, or only the direction that they make.
 
 The *secret* key marks decoders and reads the message back. The *public* key tells whoever holds it where the
-watermark lies, and so suffices to verify (and to attack); it does not tell the seed, the carriers or the
-message. How one becomes the other is in carriers.py. Both are JSON (data/key.schema.json), both carry the
+watermark lies, and so suffices to verify, to remove the watermark and to imitate it (`embed` takes it); it
+does not tell the seed, the carriers or the message. A public key file can be fitted to an image afterwards: a
+p-value speaks only for a key that was drawn at random, independently of the image, as one is that was known
+before it. How one becomes the other is in carriers.py. Both are JSON (data/key.schema.json), both carry the
 same id, and both are read strictly. Neither `repr` nor any error shows a seed or a message.
 """
 

@@ -18,7 +18,7 @@ from PIL import Image, features
 
 from stablesig_detector import image as image_module
 from stablesig_detector.errors import ImageError
-from stablesig_detector.image import load_image
+from stablesig_detector.image import IMAGE_SUFFIXES, image_files, load_image
 
 HEIGHT, WIDTH = 24, 40
 
@@ -370,3 +370,30 @@ def test_formats_with_an_interpreter_are_never_opened() -> None:
     assert "EPS" not in image_module.FORMATS
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 24\n%%EndComments\nshowpage\n"
     assert "is not an image" in _refused(postscript)
+
+
+def test_a_folder_is_searched_by_suffix_in_order(tmp_path: Path) -> None:
+    names = [f"a{suffix}" for suffix in sorted(IMAGE_SUFFIXES)] + ["B.PNG"]
+    for name in [*names, "notes.txt", "png"]:
+        (tmp_path / name).touch()
+    assert [path.name for path in image_files(tmp_path)] == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (PermissionError(13, "Permission denied"), "x cannot be read: Permission denied; check"),
+        (FileNotFoundError(2, "No such file"), "x is not a folder"),
+        (NotADirectoryError(20, "Not a directory"), "x is not a folder"),
+    ],
+    ids=repr,
+)
+def test_a_folder_that_cannot_be_read_is_an_image_error(
+    error: OSError, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(ImageError, match=problem):
+        image_files(Path("x"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
+import re
 import stat
 import subprocess
 import sys
@@ -96,13 +98,72 @@ class TestProgram:
         assert line.startswith("refused: k.json; ")
         assert named in line
 
-    def test_a_fault_of_ours_is_not_dressed_up_as_a_mistake(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_fault_of_ours_is_not_dressed_up_as_a_mistake(
+        self, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def broken(*_: Any, **__: Any) -> None:
-            raise ZeroDivisionError
+            raise ZeroDivisionError("by nothing")
 
         monkeypatch.setattr("stablesig.keypair.keygen", broken)
-        with pytest.raises(ZeroDivisionError):
-            main(["keygen", "k.json"])
+        assert main(["keygen", "k.json"]) == 9  # 1 would say of an image that it is not detected
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("Traceback (most recent call last):\n")
+        assert err.endswith("ZeroDivisionError: by nothing\n")
+
+    @pytest.mark.parametrize("arguments", [["detect", "IMAGE", "--key", "KEY"], ["--help"]])
+    def test_a_broken_pipe_is_quiet_and_not_the_exit_code_of_not_detected(
+        self, arguments: list[str], gallery: Gallery
+    ) -> None:
+        paths = {"IMAGE": str(gallery.first), "KEY": str(gallery.finds_first)}
+        read, write = os.pipe()
+        os.close(read)
+        try:
+            run = subprocess.run(
+                [sys.executable, "-m", "stablesig", *(paths.get(given, given) for given in arguments)],
+                stdout=write,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        finally:
+            os.close(write)
+        assert (run.returncode, run.stderr) == (141, "")
+
+    def test_a_broken_standard_error_is_not_that_exit_code_either(self) -> None:
+        read, write = os.pipe()
+        os.close(read)
+        try:
+            run = subprocess.run([sys.executable, "-m", "stablesig", "paint"], stderr=write, check=False)
+        finally:
+            os.close(write)
+        assert run.returncode == 141
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            MemoryError(),
+            RuntimeError("[enforce fail] CPUAllocator: can't allocate memory: you tried to allocate 9"),
+            RuntimeError("MPS backend out of memory"),
+            type("OutOfMemoryError", (RuntimeError,), {})("CUDA"),  # torch's class, by its name
+        ],
+        ids=repr,
+    )
+    def test_too_little_memory_is_one_line_and_exit_code_9(
+        self, error: Exception, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def exhausted(*_: Any, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr("stablesig.keypair.keygen", exhausted)
+        assert main(["keygen", "k.json"]) == 9
+        assert error_line(capsys).startswith("there is not enough memory")
+
+    def test_an_error_cannot_steer_the_terminal(self, tmp_path: Path, capsys: Capture) -> None:
+        assert main(["keygen", str(tmp_path / "no\x1b[2Jwhere\u202e" / "k.json")]) == 8
+        line = error_line(capsys)
+        assert "no\ufffd[2Jwhere\ufffd" in line
+        assert line.isprintable()
 
 
 class TestKeygen:
@@ -186,7 +247,7 @@ class TestDetect:
         keys = ["--key", str(gallery.secret), "--key", str(gallery.finds_first)]
         main(["detect", str(gallery.first), *keys])
         secret_line, public_line = capsys.readouterr().out.splitlines()[:2]
-        assert "/48" in secret_line
+        assert re.search(r"bits \d+/48 \(uncorrected p [0-9.e-]+\)  key", secret_line)
         assert "bits" not in public_line
 
     def test_one_matching_key_of_two_is_enough(self, gallery: Gallery, capsys: Capture) -> None:
@@ -206,6 +267,18 @@ class TestDetect:
         assert second.startswith("not detected")
         assert first.startswith("detected")
         assert "no-such-file.png" in missing
+
+    def test_names_of_images_cannot_steer_the_terminal(
+        self, gallery: Gallery, tmp_path: Path, capsys: Capture
+    ) -> None:
+        odd = tmp_path / "a\x1b[31m\nb\x07.png"
+        odd.symlink_to(gallery.first)
+        missing = tmp_path / os.fsdecode(b"\xff\x1b]0;.png")
+        assert main(["detect", str(odd), str(missing), "--key", str(gallery.finds_first)]) == 3
+        found, unreadable, *_ = lines = capsys.readouterr().out.splitlines()
+        assert found.endswith("a\ufffd[31m b\ufffd.png")
+        assert "\ufffd\ufffd]0;.png: no such file" in unreadable
+        assert all(line.isprintable() for line in lines)
 
     def test_json_carries_the_evidence(self, gallery: Gallery, capsys: Capture) -> None:
         images = [str(gallery.first), str(gallery.second), str(gallery.broken)]

@@ -34,6 +34,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def record(vae: str, key: Any, images: Path, out: Path, config: Any, **options: Any) -> str:
         recorded.append({"vae": vae, "key": key, "images": images, "out": out, "config": config, **options})
+        options["on_warning"]("skipped a\x1b.png: no image")
         options["progress"](Step(1, 2, 0.125, 45.0))
         options["progress"](Step(2, 2, 0.25, 40.5))
         return "out/vae: 40.5 dB"
@@ -95,20 +96,32 @@ def test_results_go_to_stdout_and_progress_to_stderr(
     assert main(arguments(gallery)) == 0
     out, err = capsys.readouterr()
     assert out == "out/vae: 40.5 dB\n"
-    assert err == "step 2/2  statistic +0.250  PSNR 40.5 dB  0 s left\n"
+    warning, step = err.splitlines()
+    assert warning == "stablesig: warning: skipped a\ufffd.png: no image"
+    assert step == "step 2/2  statistic +0.250  PSNR 40.5 dB  0 s left"
 
 
+@pytest.mark.parametrize("saved", [True, False])
 def test_an_interruption_says_how_to_go_on(
-    gallery: Gallery, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    saved: bool,
+    gallery: Gallery,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("stablesig_train.embedding.embed", interrupted)
+    if saved:
+        Path("out.partial").mkdir()
+        Path("out.partial/checkpoint.pt").touch()
     assert main(arguments(gallery)) == 130
     err = capsys.readouterr().err
     assert err.startswith("stablesig: error: interrupted")
-    assert "--resume" in err
+    assert ("out.partial/checkpoint.pt is kept" in err) is saved
+    assert ("--resume" in err) is saved
     assert err.count("\n") == 1
 
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from stablesig.cli import main
-from stablesig.reconstruction import centre_crop, psnr_db, reconstruct
+from stablesig.reconstruction import _output_names, centre_crop, reconstruct
+from stablesig_train.held_out import psnr_db
 
 from .conftest import textured_image
 
@@ -68,6 +69,56 @@ def test_images_of_one_stem_do_not_overwrite_each_other(vae: Path, photos: Path,
     Image.fromarray(textured_image(5, 64, 64)).save(photos / "even.png")
     results = reconstruct(vae, photos, tmp_path / "out")
     assert [result.output.name for result in results] == ["even.jpg.png", "even.png.png", "odd.png"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        (["a.jpg", "a.png", "a.png.jpg"], ["a.jpg", "a.png", "a.png-2"]),
+        (["A.JPG", "a.jpg", "b.png"], ["A.JPG", "a.jpg-2", "b"]),
+        (["a.png", "a.jpg", "a.png.jpg", "a.png-2.gif"], ["a.png", "a.jpg", "a.png-2", "a.png-2-2"]),
+    ],
+)
+def test_no_two_results_share_a_name(sources: list[str], expected: list[str]) -> None:
+    names = _output_names([Path(source) for source in sources])
+    assert names == [f"{name}.png" for name in expected]
+
+
+def test_names_that_would_collide_lose_no_result(vae: Path, photos: Path, tmp_path: Path) -> None:
+    for seed, name in enumerate(("even.png", "even.png.jpg")):
+        Image.fromarray(textured_image(seed, 64, 64)).save(photos / name)
+    results = reconstruct(vae, photos, tmp_path / "out")
+    assert len(results) == 4
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        result.output.name for result in results
+    )
+
+
+def test_printed_paths_cannot_steer_the_terminal(
+    vae: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "odd.png").rename(photos / "o\x1b[2Jdd.png")
+    (photos / "bro\x1bken.png").write_bytes(b"no")
+    assert main(["reconstruct", str(vae), str(photos), "--out", str(tmp_path / "out")]) == 3
+    out, err = capsys.readouterr()
+    assert "o\ufffd[2Jdd.png" in out
+    assert "bro\ufffdken.png" in err
+    assert all(line.isprintable() for line in (out + err).splitlines())
+
+
+def test_a_folder_that_may_not_be_read_is_an_image_error(
+    vae: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert main(["reconstruct", str(vae), str(photos), "--out", str(tmp_path / "out")]) == 3
+    assert "photos cannot be read: Permission denied; check" in capsys.readouterr().err
 
 
 def test_an_unreadable_image_is_skipped_and_told(

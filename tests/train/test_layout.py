@@ -49,6 +49,36 @@ def test_weights_that_do_not_fit_the_model_are_named(
         load_autoencoder(folder)
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("AutoencoderKL", {"act_fn": 5}),
+        ("AutoencoderKL", {"act_fn": None}),
+        ("AutoencoderKL", {"norm_num_groups": 0}),
+        ("AutoencoderKL", {"block_out_channels": []}),
+        ("AutoencoderTiny", {"act_fn": None}),
+        ("AutoencoderTiny", {"upsampling_scaling_factor": None}),
+        ("AutoencoderTiny", {"upsampling_scaling_factor": "2"}),
+    ],
+    ids=str,
+)
+def test_a_configuration_that_builds_no_model_is_named(
+    kind: str, changes: dict[str, Any], make_folder: Callable[..., Path], edit_config: Callable[..., None]
+) -> None:
+    folder = make_folder(kind)
+    edit_config(folder, **changes)
+    with pytest.raises(DecoderError, match=r"the configuration beside .*\.safetensors"):
+        load_autoencoder(folder)
+
+
+@pytest.mark.parametrize("content", [b"hello world", b"\x80\x02}q\x00X", b"", b"PK\x03\x04"], ids=repr)
+def test_a_foreign_pickle_is_refused(content: bytes, make_folder: Callable[..., Path]) -> None:
+    folder = make_folder("AutoencoderTiny", safe_serialization=False)
+    (folder / "diffusion_pytorch_model.bin").write_bytes(content)
+    with pytest.raises(DecoderError, match=r"model\.bin cannot be read as weights"):
+        load_autoencoder(folder)
+
+
 def test_of_many_missing_weights_five_are_named(make_folder: Callable[..., Path]) -> None:
     folder = make_folder("AutoencoderTiny")
     weights = load_file(folder / WEIGHTS)

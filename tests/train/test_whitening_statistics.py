@@ -17,7 +17,7 @@ from stablesig_detector.errors import ImageError
 from stablesig_detector.spectrum import DIMENSION
 from stablesig_detector.whitening import DEFAULT_SHA256, Whitening
 from stablesig_train.decoders import load_autoencoder
-from stablesig_train.whitening_statistics import Plan, fit, image_files, main, manifest, measure
+from stablesig_train.whitening_statistics import Plan, fit, images_in, main, manifest, measure
 
 from .textures import textured
 
@@ -96,16 +96,24 @@ def test_each_photograph_is_measured_as_it_is_decoded_and_attacked(
     photos: Path, make_folder: Callable[..., Path]
 ) -> None:
     decoder = load_autoencoder(make_folder("AutoencoderTiny"))
-    found = list(measure(image_files([photos]), [decoder], Plan(views=2, attacked=1, seed=4)))
+    found = list(measure(images_in([photos]), [decoder], Plan(views=2, attacked=1, seed=4)))
     assert [sample.shape for sample in found] == [(DIMENSION,)] * 2 * 2 * 3
     assert np.isfinite(found).all()
     assert len({sample.tobytes() for sample in found}) == len(found)
-    again = list(measure(image_files([photos])[1:], [], FAST))
+    again = list(measure(images_in([photos])[1:], [], FAST))
     assert not np.array_equal(again[0], found[6])  # another seed, another view
 
 
+def test_a_grey_photograph_of_16_bits_is_rounded_to_8(tmp_path: Path) -> None:
+    grey = textured(0, 200, 180)[..., 0]
+    for name, pixels in (("wide", grey.astype(np.uint16) * 257), ("narrow", grey)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    wide, narrow = (list(measure([tmp_path / f"{name}.png"], [], FAST)) for name in ("wide", "narrow"))
+    assert np.array_equal(wide, narrow)
+
+
 def test_the_same_seed_gives_the_same_spectra(photos: Path) -> None:
-    first, second = (np.array(list(measure(image_files([photos]), [], FAST))) for _ in range(2))
+    first, second = (np.array(list(measure(images_in([photos]), [], FAST))) for _ in range(2))
     assert np.array_equal(first, second)
 
 
@@ -152,7 +160,7 @@ def test_mistakes_are_one_line_with_the_exit_code_of_their_kind(
     (tmp_path / "broken" / "a.png").write_bytes((photos / "0.png").read_bytes()[:900])
     out = tmp_path / "w.safetensors"
     for images, options, code, problem in (
-        ("empty", [], 3, "empty: no PNG, JPEG or WebP image in it; name a folder of photographs"),
+        ("empty", [], 3, "empty: no image in it; name a folder of photographs"),
         ("broken", [], 3, "a.png"),
         ("photos", ["--decoder", str(tmp_path / "none")], 6, "none is no file, folder or Hub id"),
     ):
@@ -167,8 +175,8 @@ def test_mistakes_are_one_line_with_the_exit_code_of_their_kind(
 def test_a_folder_without_images_is_named_among_others(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("")
-    with pytest.raises(ImageError, match=r"notes: no PNG, JPEG or WebP image"):
-        image_files([photos, tmp_path / "notes"])
+    with pytest.raises(ImageError, match=r"notes: no image"):
+        images_in([photos, tmp_path / "notes"])
 
 
 # What ships.

@@ -1,7 +1,8 @@
 """What happens to images between the decoder and the detector, inside the training loop.
 
-Every attack takes (B, 3, H, W) images in [0, 1], may change H and W, and lets gradients through. Strengths
-are drawn for each image; `strength` scales how hard the worst may be, so that a curriculum can start gently.
+Every attack takes (B, 3, H, W) images in [0, 1], may change H and W, and lets gradients through. One attack
+and one setting of it are drawn for the whole batch; `strength` scales how hard the worst may be, so that a
+curriculum can start gently.
 """
 
 from __future__ import annotations

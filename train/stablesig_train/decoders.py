@@ -193,8 +193,8 @@ def _build_diffusers(layout: Layout, weights: _Weights) -> nn.Module:
     try:
         with _errors_only(logging.getLogger("diffusers")):
             return model_class.from_config(config)
-    except (TypeError, ValueError, KeyError, IndexError, RuntimeError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
+    except Exception as error:  # whatever diffusers' constructors make of a value that they did not expect
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise DecoderError(
             f"the configuration beside {layout.weights} builds no {layout.kind}: {reason}"
         ) from error
@@ -257,12 +257,18 @@ def _geometry(layout: Layout, module: Any) -> tuple[int, int]:
         )
     if layout.kind == "AutoencoderKL":
         return 2 ** (len(config.block_out_channels) - 1), config.latent_channels
-    enlarged = config.upsampling_scaling_factor ** (len(config.decoder_block_out_channels) - 1)
+    factor = config.upsampling_scaling_factor
+    if not isinstance(factor, (int, float)):
+        raise DecoderError(
+            f"the configuration beside {layout.weights} gives upsampling_scaling_factor {factor!r}; "
+            "it is a number, usually 2"
+        )
+    enlarged = factor ** (len(config.decoder_block_out_channels) - 1)
     if enlarged != 2 ** (len(config.encoder_block_out_channels) - 1):
         raise DecoderError(
             f"{layout.weights}: the decoder enlarges {enlarged} times, not as much as the encoder reduces"
         )
-    return enlarged, config.latent_channels
+    return int(enlarged), config.latent_channels
 
 
 @contextmanager

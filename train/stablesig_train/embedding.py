@@ -29,8 +29,8 @@ from stablesig_train.allocator import keep_freed_memory
 from stablesig_train.decoders import Autoencoder, load_autoencoder
 from stablesig_train.devices import choose_device
 from stablesig_train.embed_config import EmbedConfig
-from stablesig_train.finetuning import FineTuning, Progress, TrainingStep
-from stablesig_train.held_out import Measurement, Pixels, hold_psnr, measure, prepare
+from stablesig_train.finetuning import CHECKPOINT, FineTuning, Progress, TrainingStep
+from stablesig_train.held_out import Control, Measurement, Pixels, Robustness, hold_psnr, measure, prepare
 from stablesig_train.precision import choose_precision
 from stablesig_train.provenance import machine, peak_memory_bytes, public_source, versions
 from stablesig_train.report import loss_curve, side_by_side, write_watermark_json
@@ -81,17 +81,23 @@ class EmbedResult:
             f"of {found.images} held-out images",
             f"{'attack':<20}  detected  statistic  median p  worst p",
         ]
-        rows = [(row.name, row) for row in found.attacks] + [("original decoder", found.control)]
-        lines += [
-            f"{name:<20}  {f'{row.detected}/{row.total}':>8}  {row.mean_statistic:+9.3f}  "
-            f"1e{row.median_log10_p:<6.1f}  1e{row.worst_log10_p:.1f}"
-            for name, row in rows
-        ]
+        lines += [_line(row.name, row, f"1e{row.worst_log10_p:.1f}") for row in found.attacks]
+        # no key is in these: the smallest p-value is the one to worry about
+        lowest = f"1e{found.control.lowest_log10_p:.1f} (lowest)"
+        lines.append(_line("original decoder", found.control, lowest))
         lines.append(
             f"Detected means p <= {found.fpr:g}. {self.steps} steps in {self.seconds:.0f} s; "
             f"details in {self.out / 'watermark.json'}."
         )
         return "\n".join(lines)
+
+
+def _line(name: str, row: Robustness | Control, extreme: str) -> str:
+    """A row of the table; `extreme`: its last cell."""
+    return (
+        f"{name:<20}  {f'{row.detected}/{row.total}':>8}  {row.mean_statistic:+9.3f}  "
+        f"1e{row.median_log10_p:<6.1f}  {extreme}"
+    )
 
 
 def embed(
@@ -182,16 +188,29 @@ def embed(
 def _free_places(out: Path, resume: bool) -> Path:
     """The folder of the unfinished run. Raises unless `out` is free, and it is there just when resuming."""
     _check_free(out)
-    partial = out.with_name(f"{out.name}.partial")
-    if resume and not partial.is_dir():
+    checkpoint = checkpoint_of(out)
+    partial = checkpoint.parent
+    if resume and not os.path.lexists(partial):
         raise UsageError(
             f"there is no unfinished run to resume: {partial} does not exist; leave out --resume"
         )
-    if not resume and os.path.lexists(partial):
+    if resume and not checkpoint.is_file():
+        raise UsageError(
+            f"there is no unfinished run to resume: {checkpoint} does not exist; remove {partial} and leave "
+            "out --resume"
+        )
+    if not resume and checkpoint.is_file():
         raise OutputExistsError(
             f"{partial} holds an unfinished run; go on with --resume, or remove it to start anew"
         )
+    if not resume and os.path.lexists(partial):
+        raise OutputExistsError(f"{partial} exists and holds no checkpoint; remove it to start anew")
     return partial
+
+
+def checkpoint_of(out: Path) -> Path:
+    """Where the checkpoint of an unfinished run for `out` lies, if there is one."""
+    return out.with_name(f"{out.name}.partial") / CHECKPOINT
 
 
 def _check_free(out: Path) -> None:

@@ -121,6 +121,8 @@ class FineTuning:
                 if progress is not None:
                     per_step = (time.monotonic() - started) / (self.step - first)
                     progress(self._report(per_step * (self.config.steps - self.step)))
+        if interrupted():  # during the last save, or the last call of progress
+            raise KeyboardInterrupt
 
     def _advance(self, cache: LatentCache, dtype: torch.dtype) -> dict[str, float]:
         """One optimiser step; returns what it measured. Raises TrainingError with the weights untouched."""
@@ -164,13 +166,14 @@ class FineTuning:
         if math.isfinite(value):
             return
         kept = (
-            f"{self.checkpoint} keeps step {self.saved_step}, the last good one"
+            f"{self.checkpoint} keeps step {self.saved_step}, the last good one; --resume goes on from "
+            "there; to take another course start anew,"
             if self.saved_step > 0
-            else "no step was saved yet"
+            else "no step was saved yet; start anew,"
         )
         raise TrainingError(
-            f"training diverged: the {what} is {value} at step {self.step + 1}; {kept}; --resume goes on "
-            "from there; to take another course start anew, with another --seed or a lower learning rate"
+            f"training diverged: the {what} is {value} at step {self.step + 1}; {kept} with another --seed "
+            "or a lower learning rate"
         )
 
     def _record(self, measured: dict[str, float]) -> None:
@@ -223,8 +226,9 @@ class FineTuning:
             beside.replace(self.checkpoint)
         except (OSError, RuntimeError) as error:  # torch turns some failures of the disk into RuntimeError
             reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+            advice = "use --resume" if self.saved_step > 0 else "start anew"  # `embed` keeps no step 0
             raise OutputError(
-                f"{self.checkpoint} cannot be written: {reason}; free some space, then use --resume"
+                f"{self.checkpoint} cannot be written: {reason}; free some space, then {advice}"
             ) from error
         finally:
             beside.unlink(missing_ok=True)
@@ -237,7 +241,8 @@ class FineTuning:
             version, identity = state["version"], state["identity"]
         except FileNotFoundError:
             raise UsageError(
-                f"there is no unfinished run to resume: {self.checkpoint} does not exist; leave out --resume"
+                f"there is no unfinished run to resume: {self.checkpoint} does not exist; remove "
+                f"{self.checkpoint.parent} and leave out --resume"
             ) from None
         except Exception as error:  # torch.load raises whatever pickle and zip do
             raise self._damaged(str(error)) from error

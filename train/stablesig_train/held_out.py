@@ -27,6 +27,7 @@ Pixels = NDArray[np.uint8]  # (H, W, 3) in 0..255
 
 PSNR_TOLERANCE_DB = 0.1  # how far above the target the PSNR may end
 SCALE_RANGE = (0.05, 1.3)  # of the change of the weights; it is near 1 after a run that held its target
+GRID_PX = 8  # of JPEG's blocks, and of most decoders' latents
 _TRIALS = 8
 
 
@@ -47,7 +48,18 @@ class Robustness:
     total: int
     mean_statistic: float
     median_log10_p: float
-    worst_log10_p: float
+    worst_log10_p: float  # the largest: the image that came nearest to being missed
+
+
+@dataclass(frozen=True)
+class Control:
+    """Detections in pictures that carry no key, for which a small p-value is the bad one."""
+
+    detected: int
+    total: int
+    mean_statistic: float
+    median_log10_p: float
+    lowest_log10_p: float  # the image that came nearest to a false positive
 
 
 @dataclass(frozen=True)
@@ -57,19 +69,33 @@ class Measurement:
     psnr_mean_db: float
     psnr_worst_db: float
     attacks: tuple[Robustness, ...]
-    control: Robustness
+    control: Control
     fpr: float
     images: int
     largest_side: int  # px
 
 
-def crop_quarter(image: Pixels, index: int) -> Pixels:
-    """A quarter of the area, from a place that `index` fixes and that no decoder's grid shares."""
+def crop(image: Pixels, share: float, place: int) -> Pixels:
+    """`share` of the area in the picture's own shape, its corner off the grid of GRID_PX in both directions.
+
+    `place` fixes the corner. Not smaller than the detector's MIN_SIDE. Where there is no room to leave the
+    grid, the corner is (0, 0).
+    """
     height, width = image.shape[:2]
-    tall, wide = max(MIN_SIDE, height // 2), max(MIN_SIDE, width // 2)
-    generator = np.random.default_rng(index)
-    top, left = int(generator.integers(height - tall + 1)), int(generator.integers(width - wide + 1))
+    tall, wide = (min(side, max(MIN_SIDE, round(side * share**0.5))) for side in (height, width))
+    generator = np.random.default_rng(place)
+    top, left = (_off_grid(room, generator) for room in (height - tall, width - wide))
     return image[top : top + tall, left : left + wide]
+
+
+def _off_grid(room: int, generator: np.random.Generator) -> int:
+    places = [place for place in range(room + 1) if place % GRID_PX]
+    return int(generator.choice(places)) if places else 0
+
+
+def crop_quarter(image: Pixels, index: int) -> Pixels:
+    """A quarter of the area, from a place that `index` fixes and that the grid of GRID_PX does not share."""
+    return crop(image, 0.25, index)
 
 
 def jpeg(image: Pixels, quality: int) -> Pixels:
@@ -182,36 +208,42 @@ def measure(
     """Quality and detection of watermarked pictures, and detection in the original decoder's."""
     quality = [psnr_db(*pair) for pair in zip(marked, originals, strict=True)]
 
-    def robustness(name: str, pictures: Sequence[Pixels]) -> Robustness:
+    def detections(name: str, pictures: Sequence[Pixels]) -> list[Detection]:
         attack = ATTACKS[name]
-        return _summary(
-            name,
-            [
-                detect(attack(picture, index), [key], fpr=fpr, whitening=whitening)[0]
-                for index, picture in enumerate(pictures)
-            ],
-        )
+        return [
+            detect(attack(picture, index), [key], fpr=fpr, whitening=whitening)[0]
+            for index, picture in enumerate(pictures)
+        ]
 
     return Measurement(
         psnr_mean_db=mean_db(quality),
         psnr_worst_db=min(quality),
-        attacks=tuple(robustness(name, marked) for name in ATTACKS),
-        control=robustness("none", originals),
+        attacks=tuple(robustness(name, detections(name, marked)) for name in ATTACKS),
+        control=control(detections("none", originals)),
         fpr=fpr,
         images=len(marked),
         largest_side=max(max(picture.shape[:2]) for picture in marked),
     )
 
 
-def _summary(name: str, found: Sequence[Detection]) -> Robustness:
-    log10_p = [detection.log10_p_value for detection in found]
-    return Robustness(
-        name=name,
-        detected=sum(detection.detected for detection in found),
-        total=len(found),
-        mean_statistic=float(np.mean([detection.statistic for detection in found])),
-        median_log10_p=float(np.median(log10_p)),
-        worst_log10_p=max(log10_p),
+def robustness(name: str, found: Sequence[Detection]) -> Robustness:
+    """The row of one attack."""
+    worst = max(detection.log10_p_value for detection in found)
+    return Robustness(name, *_summary(found), worst_log10_p=worst)
+
+
+def control(found: Sequence[Detection]) -> Control:
+    """The row of the original decoder."""
+    return Control(*_summary(found), lowest_log10_p=min(detection.log10_p_value for detection in found))
+
+
+def _summary(found: Sequence[Detection]) -> tuple[int, int, float, float]:
+    """Detected, total, mean statistic, median log10 p."""
+    return (
+        sum(detection.detected for detection in found),
+        len(found),
+        float(np.mean([detection.statistic for detection in found])),
+        float(np.median([detection.log10_p_value for detection in found])),
     )
 
 

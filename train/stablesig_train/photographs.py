@@ -12,19 +12,18 @@ import torch
 from PIL import Image
 
 from stablesig_detector.errors import ImageError, UsageError
-from stablesig_detector.image import load_image
+from stablesig_detector.image import IMAGE_SUFFIXES, image_files, load_image
 
 SCALES = (1.0, 0.75, 0.5)  # every photograph is seen at these sizes
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files directly in `folder`, sorted by name. Raises ImageError when there are none."""
-    if not folder.is_dir():
-        raise ImageError(f"{folder} is not a folder; give a folder of photographs")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+    """The image files directly in `folder`, sorted by name. Raises ImageError when there are none to read."""
+    found = image_files(folder)
     if not found:
-        raise ImageError(f"{folder} holds no images ({', '.join(sorted(EXTENSIONS))}); give one that does")
+        raise ImageError(
+            f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); give one that does"
+        )
     return found
 
 

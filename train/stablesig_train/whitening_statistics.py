@@ -30,7 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 from stablesig_detector.errors import ImageError, OutputExistsError, StableSigError
-from stablesig_detector.image import load_image
+from stablesig_detector.image import image_files, load_image
 from stablesig_detector.new_files import NewFile, write_new_files
 from stablesig_detector.spectrum import FEATURE_VERSION, spectrum
 from stablesig_train import attacks
@@ -86,7 +86,8 @@ def measure(
     """Spectra (D,), one for each view of each photograph and each thing that happens to it."""
     for index, file in enumerate(files):
         generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + index)
-        photo = Image.fromarray(load_image(file))
+        pixels = np.clip(np.rint(load_image(file)), 0, 255).astype(np.uint8)  # 16-bit grey comes as float
+        photo = Image.fromarray(pixels)
         for _ in range(plan.views):
             view = _view(photo, generator)
             yield _spectrum(view)
@@ -127,13 +128,13 @@ def manifest(files: Iterable[Path]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def image_files(folders: Iterable[Path]) -> list[Path]:
-    """The images of the folders, by name. Raises ImageError if a folder holds none."""
+def images_in(folders: Iterable[Path]) -> list[Path]:
+    """The images of the folders, by name. Raises ImageError if a folder holds none, or cannot be read."""
     files: list[Path] = []
     for folder in folders:
-        found = sorted(p for p in folder.glob("*") if p.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"})
+        found = image_files(folder)
         if not found:
-            raise ImageError(f"{folder}: no PNG, JPEG or WebP image in it; name a folder of photographs")
+            raise ImageError(f"{folder}: no image in it; name a folder of photographs")
         files += found
     return files
 
@@ -169,7 +170,7 @@ def _compute(options: argparse.Namespace) -> None:
     for path in (options.out, manifest_path):
         if path.exists():
             raise OutputExistsError(f"{path} exists; name another file or remove it")
-    files = image_files(options.images)
+    files = images_in(options.images)
     decoders = [load_autoencoder(source) for source in options.decoder]
     plan = Plan(seed=options.seed)
     samples = []
