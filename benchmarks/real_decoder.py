@@ -36,7 +36,7 @@ from stablesig.failures import report
 from stablesig.reconstruction import centre_crop
 from stablesig_detector.detection import detect
 from stablesig_detector.errors import OutputExistsError, StableSigError, TrainingError, UsageError
-from stablesig_detector.image import load_image
+from stablesig_detector.image import as_uint8, load_image
 from stablesig_detector.key import PublicKey, SecretKey, load_secret_key
 from stablesig_detector.whitening import Whitening, load_default
 from stablesig_train.decoders import Autoencoder, load_autoencoder
@@ -267,7 +267,7 @@ def _detect_seconds(picture: Pixels, key_file: Path) -> list[float]:
 
 def _centre(file: ImageFile, stride: int) -> Pixels:
     """The middle of a test image, at most CROP_PX on a side, trimmed to multiples of `stride`."""
-    pixels = np.clip(np.rint(load_image(file.path)), 0, 255).astype(np.uint8)
+    pixels = as_uint8(load_image(file.path))
     crop = centre_crop(pixels, CROP_PX)
     height, width = (side // stride * stride for side in crop.shape[:2])
     if min(height, width) < CROP_PX:

@@ -19,7 +19,7 @@ from attack_set import NO_ATTACK, available
 from stablesig.reconstruction import centre_crop
 from stablesig_detector.detection import DEFAULT_FPR, detect
 from stablesig_detector.errors import StableSigError
-from stablesig_detector.image import load_image
+from stablesig_detector.image import as_uint8, load_image
 from stablesig_detector.key import load_key
 from stablesig_train.decoders import load_autoencoder
 from stablesig_train.held_out import hold_psnr, mean_db, prepare, psnr_db
@@ -43,7 +43,7 @@ def main() -> int:
         original = load_autoencoder(options.original)
         attacks, _ = available()
         images = [
-            np.ascontiguousarray(centre_crop(load_image(path), SIDE))
+            np.ascontiguousarray(centre_crop(as_uint8(load_image(path)), SIDE))
             for path in list_images(options.test)[:: options.every]
         ]
         held_out = prepare(original, images)

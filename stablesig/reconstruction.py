@@ -95,7 +95,7 @@ def reconstruct(
     """
     from stablesig.extras import needs_train
     from stablesig_detector.errors import ImageError, OutputExistsError
-    from stablesig_detector.image import load_image
+    from stablesig_detector.image import as_uint8, load_image
 
     out = Path(out)
     if out.exists() or out.is_symlink():
@@ -124,7 +124,7 @@ def reconstruct(
                     on_unreadable(source, str(error))
                 continue
             rgb = rgb if size is None else centre_crop(rgb, size)
-            before = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+            before = as_uint8(rgb)
             height, width = before.shape[:2]
             bottom, right = -height % autoencoder.stride, -width % autoencoder.stride
             padded = np.pad(rgb, ((0, bottom), (0, right), (0, 0)), mode="symmetric")

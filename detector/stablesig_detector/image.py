@@ -99,6 +99,11 @@ def load_image(source: ImageSource) -> ImageArray:
     )
 
 
+def as_uint8(image: ImageArray) -> NDArray[np.uint8]:
+    """(H, W, 3) as `load_image` gives it -> whole grey levels. Only 16-bit files come as floats."""
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
 def image_files(folder: Path) -> list[Path]:
     """What lies directly in `folder` and has one of IMAGE_SUFFIXES, sorted by name; may be empty.
 

@@ -4,7 +4,8 @@ phi = W (L - mu), with W = diag(w + ridge)^(-1/2) V^T from the mean mu and covar
 spectra L of photographs and of their attacked copies. Natural spectra are smooth, so many directions hardly
 vary from image to image: that is where a faint mark is loud. The numbers come from
 `python -m stablesig_train.whitening_statistics`, do not depend on any key, and so leave the p-value exact
-whatever they are: poor statistics cost strength, not honesty.
+whatever they are: poor statistics cost strength, not honesty. docs/experiments.md says how the shipped ones
+differ from what that command gives today.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from stablesig_detector.errors import ImageError, UsageError
-from stablesig_detector.image import IMAGE_SUFFIXES, image_files, load_image
+from stablesig_detector.image import IMAGE_SUFFIXES, as_uint8, image_files, load_image
 
 SCALES = (1.0, 0.75, 0.5)  # every photograph is seen at these sizes
 
@@ -75,7 +75,7 @@ class CropSampler:
         self.levels: list[list[torch.Tensor]] = []  # per photograph, per scale: (3, H, W) uint8
         weights = []
         for path in paths:
-            pixels = np.clip(np.rint(np.asarray(load_image(path), dtype=np.float32)), 0, 255).astype(np.uint8)
+            pixels = as_uint8(load_image(path))
             height, width = pixels.shape[:2]
             picture = Image.fromarray(pixels)
             sizes = [(round(width * scale), round(height * scale)) for scale in SCALES]

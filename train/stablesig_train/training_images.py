@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from stablesig_detector.errors import ImageError
-from stablesig_detector.image import load_image
+from stablesig_detector.image import as_uint8, load_image
 from stablesig_train.decoders import Autoencoder
 from stablesig_train.photographs import list_images
 from stablesig_train.precision import mixed
@@ -181,7 +181,7 @@ def _usable(
             warn(f"skipped {file.path}: {width} x {height} px, the crops need {size} x {size} px")
             skipped.append(file.path)
             continue
-        yield file, np.clip(np.rint(loaded), 0, 255).astype(np.uint8)
+        yield file, as_uint8(loaded)
 
 
 def _take(pairs: Iterator[tuple[ImageFile, Pixels]], count: int) -> Iterator[tuple[ImageFile, Pixels]]:

@@ -30,7 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 from stablesig_detector.errors import ImageError, OutputExistsError, StableSigError
-from stablesig_detector.image import image_files, load_image
+from stablesig_detector.image import as_uint8, image_files, load_image
 from stablesig_detector.new_files import NewFile, write_new_files
 from stablesig_detector.spectrum import FEATURE_VERSION, spectrum
 from stablesig_train import attacks
@@ -63,8 +63,7 @@ def fit(
     mean = np.median(samples, axis=0)
     covariance = np.cov(samples.T)
     for _ in range(ITERATIONS):
-        values, vectors = np.linalg.eigh(covariance)
-        matrix = (vectors / np.sqrt(values.clip(0) + ridge)).T
+        matrix = _whitening_matrix(covariance, ridge)
         square = (((samples - mean) @ matrix.T) ** 2).sum(axis=1)
         scale = np.median(square) / dimension
         weight = 1 / np.sqrt(square)
@@ -76,8 +75,12 @@ def fit(
         covariance = updated
         if change < TOLERANCE:
             break
+    return mean, _whitening_matrix(covariance, ridge)
+
+
+def _whitening_matrix(covariance: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
     values, vectors = np.linalg.eigh(covariance)
-    return mean, (vectors / np.sqrt(values.clip(0) + ridge)).T
+    return np.asarray((vectors / np.sqrt(values.clip(0) + ridge)).T)
 
 
 def measure(
@@ -86,8 +89,7 @@ def measure(
     """Spectra (D,), one for each view of each photograph and each thing that happens to it."""
     for index, file in enumerate(files):
         generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + index)
-        pixels = np.clip(np.rint(load_image(file)), 0, 255).astype(np.uint8)  # 16-bit grey comes as float
-        photo = Image.fromarray(pixels)
+        photo = Image.fromarray(as_uint8(load_image(file)))
         for _ in range(plan.views):
             view = _view(photo, generator)
             yield _spectrum(view)
