@@ -63,7 +63,7 @@ def text_lines(report: ImageReport) -> list[str]:
         return [f"unreadable    {shown(report.error)}"]
     return [
         f"{_verdict(found.detected):<12}  p {format_p(found.log10_p_value):<8}  s {found.statistic:+.3f}  "
-        f"{found.transform:<9}  {_bits(found)}key {found.key_id}  {shown(report.path)}"
+        f"{_geometry(found)}  {_bits(found)}key {found.key_id}  {shown(report.path)}"
         for found in report.detections
     ]
 
@@ -85,7 +85,16 @@ def text_footer(reports: Sequence[ImageReport]) -> list[str]:
 
 
 def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _geometry(found: Detection) -> str:
+    """The geometry that fitted best, with scale and rotation if they were searched for."""
+    from stablesig_detector.search import DIHEDRAL
+
+    if found.hypotheses <= len(DIHEDRAL):
+        return f"{found.transform:<9}"
+    return f"{found.transform:<9}  scale {found.scale:.2f}  rotation {found.rotation:+3.0f}"
 
 
 def _bits(found: Detection) -> str:
@@ -137,8 +146,11 @@ def _detection_fields(found: Detection) -> dict[str, Any]:
         "log10_p_value": found.log10_p_value,
         "p_value": found.p_value,
         "hypotheses": found.hypotheses,
+        "hypothesis_factor": found.hypothesis_factor,
         "n_keys": found.n_keys,
         "transform": found.transform,
+        "scale": found.scale,
+        "rotation": found.rotation,
         "matches": found.matches,
         "n_bits": found.n_bits,
         "bits_log10_p": found.bits_log10_p,

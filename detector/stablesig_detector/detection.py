@@ -1,9 +1,9 @@
 """Looking for keys in an image, and the evidence that comes out.
 
-An image is measured once. Its whitened features, one vector for each geometric hypothesis, meet all
-directions in one matrix product; the best hypothesis of each key is kept, and its p-value is multiplied by
-everything that was tried (hypotheses times keys, Bonferroni), so that the false positive rate holds for the
-call as a whole.
+An image is measured once, however many the keys. Its whitened features, one vector for each geometric
+hypothesis, meet all directions in one matrix product; the best hypothesis of each key is kept, and its
+p-value pays for everything that was tried (hypotheses and keys, Bonferroni), so that the false positive rate
+holds for the call as a whole. `search` says what the hypotheses are and why their price is right.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from .errors import ImageError, KeyFileError, UsageError
 from .image import ImageSource, load_image
 from .key import PublicKey, SecretKey
+from .search import FULL_GRID, Family, Geometry, search_fully
+from .search import TRANSFORMS as TRANSFORMS
 from .statistics import binomial_log10_p, bonferroni_log10, cosine_statistic, spherical_log10_p
 
 if TYPE_CHECKING:
@@ -28,9 +30,8 @@ if TYPE_CHECKING:
 Key: TypeAlias = SecretKey | PublicKey
 
 DEFAULT_FPR = 1e-6
-# A magnitude spectrum is the same for a picture and its half turn, so eight dihedral transforms fall into
-# four classes.
-TRANSFORMS = {"none": ("identity",), "fast": ("identity", "flip", "rot90", "rot90flip")}
+SEARCHES = (*TRANSFORMS, "full")
+_KEYS_AT_ONCE = 1024  # bounds the memory of their cosines with every hypothesis
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ class Detection:
 
     key_id: id of the key
     statistic: cosine between whitened features and key direction, -1..1, of the best hypothesis
-    log10_p_value: log10 of its p-value times hypotheses and keys; at most 0
+    log10_p_value: log10 of its p-value times hypothesis_factor and n_keys; at most 0
     fpr: the false positive rate asked for, over all hypotheses and keys of the call
-    transform: the hypothesis that won, one of TRANSFORMS: how the image was turned after it was decoded
-    hypotheses: how many transforms were tried
+    transform: of the hypothesis that won, how the image was turned after it was decoded: "identity", "flip"
+        (mirrored), "rot90", or "rot90flip" (mirrored, then turned)
+    hypotheses: how many geometries were tried, or could not be measured and were paid for all the same
     n_keys: how many keys were tried
     matches, n_bits: message bits that read right, of how many; None for a public key, which has no carriers
     bits_log10_p: log10 P(Bin(n_bits, 1/2) >= matches), for comparison with the literature; not corrected for
@@ -53,6 +55,12 @@ class Detection:
         the secret message
     feature_version, dimension: the features that were measured
     width, height: of the upright image, px
+    scale: of the hypothesis that won, how much larger the image is than when it was decoded: 0.5 is half the
+        side; 1 but in the search "full"
+    rotation: of the hypothesis that won, degrees anticlockwise after mirroring, in (-90, 90], the quarter
+        turn of `transform` included; half turns leave no trace in a spectrum
+    hypothesis_factor: what the p-value was multiplied by for the geometries: `hypotheses`, but in the search
+        "full" less for common geometries and more for rare ones (see `search`)
     """
 
     key_id: str
@@ -70,6 +78,9 @@ class Detection:
     dimension: int
     width: int
     height: int
+    scale: float
+    rotation: float
+    hypothesis_factor: int
 
     @property
     def detected(self) -> bool:
@@ -92,7 +103,8 @@ def detect(
     """Look for each of `keys` in one image; one Detection a key, in the order given.
 
     image: whatever `load_image` reads.  fpr: false positive rate in (0, 1) over the whole call.  search:
-    "none" tries the image as it is; "fast" also its mirror image and quarter turns (4 hypotheses).
+    "none" tries the image as it is; "fast" also its mirror image and quarter turns (4 hypotheses), in the
+    same time; "full" also every rotation, and scales 0.3 to 3 (4,920 hypotheses), in some seconds.
     whitening: statistics other than those shipped.
 
     Raises ImageError (unreadable, or too small), KeyFileError (a key drawn for other features or statistics),
@@ -100,7 +112,7 @@ def detect(
     """
     from .spectrum import DIMENSION, FEATURE_VERSION, spectrum
 
-    transforms = _check_request(keys, fpr, search)
+    _check_request(keys, fpr, search)
     if whitening is None:
         from .whitening import load_default
 
@@ -114,8 +126,12 @@ def detect(
         raise ImageError(
             f"{os.fspath(image)}: {error}" if isinstance(image, (str, os.PathLike)) else str(error)
         ) from None
-    features = {transform: whitening.apply(measured.transformed(transform)) for transform in transforms}
-    return weigh(features, keys, fpr, width=pixels.shape[1], height=pixels.shape[0])
+    height, width = pixels.shape[:2]
+    if search == "full":
+        families = search_fully(pixels, measured, whitening)
+        return weigh_families(families, keys, fpr, hypotheses=FULL_GRID.size, width=width, height=height)
+    features = {name: whitening.apply(measured.transformed(name)) for name in TRANSFORMS[search]}
+    return weigh(features, keys, fpr, width=width, height=height)
 
 
 def weigh(
@@ -125,26 +141,39 @@ def weigh(
 
     `keys` must have been checked against these features (`check_key`). width, height: of the image, px.
     """
-    names = tuple(features)
-    phi = np.stack([features[name] for name in names])  # (M, D)
-    cosines = cosine_statistic(phi, np.stack([key.direction for key in keys]))  # (N, M)
-    best = cosines.argmax(axis=1)
-    statistics = cosines[np.arange(len(keys)), best]
-    log10_p = bonferroni_log10(spherical_log10_p(statistics, phi.shape[1]), len(names) * len(keys))
+    geometries = tuple(Geometry(name) for name in features)
+    family = Family(geometries, np.stack(list(features.values())), len(geometries))
+    return weigh_families([family], keys, fpr, hypotheses=len(geometries), width=width, height=height)
+
+
+def weigh_families(
+    families: Sequence[Family], keys: Sequence[Key], fpr: float, *, hypotheses: int, width: int, height: int
+) -> list[Detection]:
+    """The evidence in families of hypotheses, at least one, each with its own factor: one Detection a key.
+
+    hypotheses: how many the families stand for.  keys, width, height: as for `weigh`.
+    """
+    directions = np.stack([key.direction for key in keys])
+    best, statistics = zip(*(_best(family, directions) for family in families), strict=True)  # F times (N,)
+    log10_p = np.stack([spherical_log10_p(cosines, directions.shape[1]) for cosines in statistics])
+    factors = np.array([family.factor for family in families])
+    winners = np.argmin(log10_p + np.log10(factors)[:, None], axis=0)
     detections = []
-    for row, key in enumerate(keys):
-        bits = _read_bits(phi[best[row]], key) if isinstance(key, SecretKey) else None
+    for row, (key, winner) in enumerate(zip(keys, winners, strict=True)):
+        family, index = families[winner], best[winner][row]
+        geometry = family.geometries[index]
+        bits = _read_bits(family.features[index], key) if isinstance(key, SecretKey) else None
         matches = None
         if bits is not None and isinstance(key, SecretKey):
             matches = sum(read == sent for read, sent in zip(bits, key.message, strict=True))
         detections.append(
             Detection(
                 key_id=key.id,
-                statistic=float(statistics[row]),
-                log10_p_value=float(log10_p[row]),
+                statistic=float(statistics[winner][row]),
+                log10_p_value=bonferroni_log10(float(log10_p[winner, row]), family.factor * len(keys)),
                 fpr=fpr,
-                transform=names[int(best[row])],
-                hypotheses=len(names),
+                transform=geometry.transform,
+                hypotheses=hypotheses,
                 n_keys=len(keys),
                 matches=matches,
                 n_bits=None if matches is None else key.n_bits,
@@ -154,9 +183,22 @@ def weigh(
                 dimension=key.dimension,
                 width=width,
                 height=height,
+                scale=geometry.scale,
+                rotation=geometry.total_rotation,
+                hypothesis_factor=family.factor,
             )
         )
     return detections
+
+
+def _best(family: Family, directions: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The best hypothesis of a family for each of N directions: its place and its cosine, (N,) each."""
+    places, cosines = [], []
+    for start in range(0, len(directions), _KEYS_AT_ONCE):
+        table = cosine_statistic(family.features, directions[start : start + _KEYS_AT_ONCE])  # (n, M)
+        places.append(table.argmax(axis=1))
+        cosines.append(table.max(axis=1))
+    return np.concatenate(places), np.concatenate(cosines)
 
 
 def check_key(key: Key, feature_version: str, dimension: int, statistics_sha256: str) -> None:
@@ -173,19 +215,16 @@ def check_key(key: Key, feature_version: str, dimension: int, statistics_sha256:
         )
 
 
-def _check_request(keys: Sequence[Key], fpr: float, search: str) -> tuple[str, ...]:
-    """The hypotheses to try, or UsageError."""
+def _check_request(keys: Sequence[Key], fpr: float, search: str) -> None:
+    """Raise UsageError if this cannot be looked for."""
     if isinstance(keys, (SecretKey, PublicKey)):
         raise UsageError("keys is a sequence; got a single key; pass [key]")
     if len(keys) == 0:
         raise UsageError("there are no keys to look for; pass at least one")
     if not 0.0 < fpr < 1.0:
         raise UsageError(f"a false positive rate lies between 0 and 1, both excluded; got {fpr}")
-    if search == "full":
-        raise UsageError('the search "full" (rotations and scales) is not available yet; use "fast"')
-    if search not in TRANSFORMS:
-        raise UsageError(f'a search is "none" or "fast"; got {search!r}')
-    return TRANSFORMS[search]
+    if search not in SEARCHES:
+        raise UsageError(f'a search is "none", "fast" or "full"; got {search!r}')
 
 
 def _read_bits(phi: NDArray[np.float64], key: SecretKey) -> tuple[int, ...]:

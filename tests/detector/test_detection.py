@@ -215,6 +215,24 @@ def test_flips_and_quarter_turns_are_undone(turned, transform: str) -> None:  # 
     assert (plain.statistic < found.statistic - 0.5) == (transform != "identity")
 
 
+def test_the_full_search_undoes_rotation_and_scale() -> None:
+    pixels = _photo()
+    turned = Image.fromarray(pixels).rotate(25, Image.Resampling.BICUBIC, expand=True)
+    image = turned.resize((turned.width * 3 // 2, turned.height * 3 // 2), Image.Resampling.BICUBIC)
+    key = _key_of(pixels)
+    [full] = detect(image, [key], search="full")
+    [fast] = detect(image, [key], search="fast")
+    assert full.detected
+    assert full.statistic > fast.statistic + 0.1
+    assert (full.transform, full.rotation) == ("identity", 24.0)
+    assert 1.35 < full.scale < 1.65
+    assert (full.hypotheses, full.hypothesis_factor) == (4920, 18560)
+    assert full.log10_p_value == pytest.approx(
+        spherical_log10_p(full.statistic, DIMENSION) + math.log10(18560), abs=1e-9
+    )
+    assert (fast.scale, fast.hypothesis_factor) == (1.0, 4)
+
+
 def test_an_image_without_any_contrast_is_measured_without_nan() -> None:
     [found] = detect(np.full((150, 200, 3), 128, np.uint8), [_drawn(1)])
     assert math.isfinite(found.statistic)
@@ -268,7 +286,5 @@ def test_requests_that_make_no_sense() -> None:
     for fpr in (0.0, 1.0, -1.0, math.nan):
         with pytest.raises(UsageError, match="false positive rate"):
             detect(photo, [key], fpr=fpr)
-    with pytest.raises(UsageError, match="not available yet"):
-        detect(photo, [key], search="full")
     with pytest.raises(UsageError, match="'slow'"):
         detect(photo, [key], search="slow")
