@@ -19,7 +19,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stablesig.calibration import Calibration as Calibration
+    from stablesig.calibration import calibrate as calibrate
     from stablesig.demo import run_demo as run_demo
+    from stablesig.evaluation import evaluate as evaluate
+    from stablesig.evaluation_settings import EvaluationSettings as EvaluationSettings
+    from stablesig.evaluation_summary import Evaluation as Evaluation
     from stablesig.extras import MissingExtraError as MissingExtraError
     from stablesig.keypair import KeyPair as KeyPair
     from stablesig.keypair import keygen as keygen
@@ -49,10 +54,13 @@ __version__ = "0.1.0"
 # Public name -> the module that defines it. No module may bear the name of a verb: importing it would put the
 # module where the function belongs.
 _HOME = {
+    "Calibration": "stablesig.calibration",
     "DecoderError": "stablesig_detector.errors",
     "Detection": "stablesig_detector.detection",
     "EmbedConfig": "stablesig_train.embedding",
     "EmbedResult": "stablesig_train.embedding",
+    "Evaluation": "stablesig.evaluation_summary",
+    "EvaluationSettings": "stablesig.evaluation_settings",
     "ImageError": "stablesig_detector.errors",
     "KeyFileError": "stablesig_detector.errors",
     "KeyPair": "stablesig.keypair",
@@ -66,8 +74,10 @@ _HOME = {
     "StatisticsError": "stablesig_detector.errors",
     "TrainingError": "stablesig_detector.errors",
     "UsageError": "stablesig_detector.errors",
+    "calibrate": "stablesig.calibration",
     "detect": "stablesig_detector.detection",
     "embed": "stablesig_train.embedding",
+    "evaluate": "stablesig.evaluation",
     "keygen": "stablesig.keypair",
     "load_image": "stablesig_detector.image",
     "load_key": "stablesig_detector.key",
@@ -76,10 +86,13 @@ _HOME = {
 }
 
 __all__ = [
+    "Calibration",
     "DecoderError",
     "Detection",
     "EmbedConfig",
     "EmbedResult",
+    "Evaluation",
+    "EvaluationSettings",
     "ImageError",
     "KeyFileError",
     "KeyPair",
@@ -94,8 +107,10 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "__version__",
+    "calibrate",
     "detect",
     "embed",
+    "evaluate",
     "keygen",
     "load_image",
     "load_key",

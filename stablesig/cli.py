@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stablesig import __version__
+from stablesig.calibrate_command import calibrate
+from stablesig.evaluate_command import evaluate
 from stablesig.failures import InterruptedRunError, broken_pipe_noticed, report
 from stablesig.one_line import printable, shown
 
@@ -202,7 +204,8 @@ def detect(
         typer.Option(
             "--search",
             metavar="none|fast|full",
-            help="Geometry to undo: none, or flips and quarter turns (fast). full is not available yet.",
+            help="Geometry to undo: none; flips and quarter turns (fast); any rotation, and scales 0.3 to 3 "
+            "as well (full; takes seconds an image).",
         ),
     ] = "fast",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
@@ -414,6 +417,10 @@ def demo(
         with TrainingProgress() as progress:
             result = run_demo(out, seed=seed, progress=progress)
     _show(result)
+
+
+app.command()(calibrate)
+app.command()(evaluate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

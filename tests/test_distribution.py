@@ -17,6 +17,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {"stablesig", "stablesig_train", "stablesig_detector"}
 SHIPPED = [
     "stablesig/data/MODEL_CARD_TEMPLATE.md",
+    "stablesig/data/calibration.schema.json",
+    "stablesig/data/evaluation.css",
+    "stablesig/data/evaluation.schema.json",
     "stablesig/data/tiny-vae/config.json",
     "stablesig/data/tiny-vae/diffusion_pytorch_model.safetensors",
     "stablesig/py.typed",

@@ -83,10 +83,13 @@ def test_the_help_of_embed_reads_its_defaults_without_torch() -> None:
 
 def test_public_names_are_these() -> None:
     assert stablesig.__all__ == [
+        "Calibration",
         "DecoderError",
         "Detection",
         "EmbedConfig",
         "EmbedResult",
+        "Evaluation",
+        "EvaluationSettings",
         "ImageError",
         "KeyFileError",
         "KeyPair",
@@ -101,8 +104,10 @@ def test_public_names_are_these() -> None:
         "TrainingError",
         "UsageError",
         "__version__",
+        "calibrate",
         "detect",
         "embed",
+        "evaluate",
         "keygen",
         "load_image",
         "load_key",

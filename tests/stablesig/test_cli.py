@@ -307,6 +307,7 @@ class TestDetect:
         assert own["log10_p_value"] <= -100
         assert own["matches"] is None
         assert (own["hypotheses"], own["n_keys"]) == (4, 2)
+        assert (own["hypothesis_factor"], own["scale"], own["rotation"]) == (4, 1.0, 0.0)
         assert other["detected"] is False
         assert 0 <= other["matches"] <= other["n_bits"] == 48
         assert other["p_value"] == pytest.approx(10 ** other["log10_p_value"])
@@ -326,9 +327,14 @@ class TestDetect:
         main(["detect", str(gallery.first), "--key", str(gallery.finds_first), "--search", "none"])
         assert "1 geometry and 1 key" in capsys.readouterr().out
 
-    @pytest.mark.parametrize(
-        "options", [["--search", "full"], ["--search", "wide"], ["--fpr", "0"], ["--fpr", "nan"]]
-    )
+    def test_search_full_shows_scale_and_rotation(self, gallery: Gallery, capsys: Capture) -> None:
+        search = ["--key", str(gallery.finds_first), "--search", "full"]
+        assert main(["detect", str(gallery.first), *search]) == 0
+        line, meaning = capsys.readouterr().out.splitlines()
+        assert "  identity   scale 1.00  rotation  +0  key" in line
+        assert "p pays for 4,920 geometries and 1 key" in meaning
+
+    @pytest.mark.parametrize("options", [["--search", "wide"], ["--fpr", "0"], ["--fpr", "nan"]])
     def test_values_outside_their_range(self, options: list[str], gallery: Gallery, capsys: Capture) -> None:
         assert main(["detect", str(gallery.first), "--key", str(gallery.finds_first), *options]) == 2
         assert options[1] in error_line(capsys)

@@ -14,7 +14,7 @@ import pytest
 from stablesig.cli import main
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "cli.md"
-COMMANDS = ["", "keygen", "embed", "reconstruct", "detect", "demo"]
+COMMANDS = ["", "keygen", "embed", "reconstruct", "detect", "demo", "calibrate", "evaluate"]
 
 
 def section_pattern(command: str) -> re.Pattern[str]:
