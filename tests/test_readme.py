@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from stablesig.cli import main
 
 ROOT = Path(__file__).parents[1]
+DATA = Path(str(files("stablesig"))) / "data"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -23,24 +24,36 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the photograph that the README speaks of."""
-    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    """A folder with what the README's commands name."""
+    shutil.copytree(DATA / "tiny-vae", tmp_path / "path" / "to" / "vae")
+    shutil.copytree(DATA / "demo-train", tmp_path / "photos")
+    for folder in ("held-out", "unmarked"):
+        shutil.copytree(DATA / "demo-images", tmp_path / folder)
+    with Image.open(DATA / "demo-images" / "fig.jpg") as picture:
+        picture.crop((0, 0, 160, 160)).save(tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_the_commands_run_in_order(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trained: list[Any] = []
-    monkeypatch.setattr("stablesig_train.embedding.embed", lambda *given, **_: trained.append(given))
+def test_the_commands_run_in_order(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands = [line for block in blocks("") for line in block.splitlines() if line.startswith("stablesig ")]
-    codes = {command.split()[1]: main(shlex.split(command)[1:]) for command in commands}
-    assert codes == {"keygen": 0, "embed": 0, "detect": 1}  # a photograph, and no decoder made it
-    assert len(trained) == 1
-    assert (workplace / "publisher.pub.json").is_file()
+    verbs = [command.split()[1] for command in commands]
+    assert verbs == ["keygen", "embed", "detect", "detect", "evaluate", "calibrate"]
+    # as written, but for options that keep it short
+    short = {
+        "embed": ["--steps", "2", "--size", "64"],
+        "evaluate": ["--size", "64", "--limit", "1", "--search", "none"],
+        "calibrate": ["--keys", "50"],
+    }
+    for verb, command in zip(verbs, commands, strict=True):
+        code = main([*shlex.split(command)[1:], *short.get(verb, [])])
+        # two steps leave no mark, and no decoder made photo.png
+        assert code == (1 if verb == "detect" else 0), capsys.readouterr().err
     assert "not detected" in capsys.readouterr().out
+    assert (workplace / "publisher.pub.json").is_file()
+    assert (workplace / "watermarked" / "vae" / "config.json").is_file()
+    assert (workplace / "report" / "report.html").is_file()
+    assert (workplace / "calibration" / "calibration.json").is_file()
 
 
 def test_the_python_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -17,7 +18,15 @@ from stablesig_detector.errors import ImageError
 from stablesig_detector.spectrum import DIMENSION
 from stablesig_detector.whitening import DEFAULT_SHA256, Whitening
 from stablesig_train.decoders import load_autoencoder
-from stablesig_train.whitening_statistics import Plan, fit, images_in, main, manifest, measure
+from stablesig_train.whitening_statistics import (
+    Plan,
+    fit,
+    images_in,
+    main,
+    manifest,
+    measure,
+    measure_in_processes,
+)
 
 from .textures import textured
 
@@ -117,6 +126,18 @@ def test_the_same_seed_gives_the_same_spectra(photos: Path) -> None:
     assert np.array_equal(first, second)
 
 
+def test_processes_change_nothing(photos: Path, make_folder: Callable[..., Path]) -> None:
+    folder = make_folder("AutoencoderTiny")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker: more threads add up in another order
+    try:
+        alone = list(measure(images_in([photos]), [load_autoencoder(folder)], FAST))
+    finally:
+        torch.set_num_threads(threads)
+    shared = list(measure_in_processes(images_in([photos]), [str(folder)], FAST, jobs=2))
+    assert np.array_equal(alone, shared)
+
+
 # The command.
 
 
@@ -163,6 +184,7 @@ def test_mistakes_are_one_line_with_the_exit_code_of_their_kind(
         ("empty", [], 3, "empty: no image in it; name a folder of photographs"),
         ("broken", [], 3, "a.png"),
         ("photos", ["--decoder", str(tmp_path / "none")], 6, "none is no file, folder or Hub id"),
+        ("photos", ["--jobs", "0"], 2, "--jobs is a whole number from 1; got 0"),
     ):
         assert run(tmp_path / images, out, *options) == code
         err = capsys.readouterr().err

@@ -20,6 +20,7 @@ import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from stablesig_detector.errors import ImageError, OutputExistsError, StableSigError
+from stablesig_detector.errors import ImageError, OutputExistsError, StableSigError, UsageError
 from stablesig_detector.image import as_uint8, image_files, load_image
 from stablesig_detector.new_files import NewFile, write_new_files
 from stablesig_detector.spectrum import FEATURE_VERSION, spectrum
@@ -88,20 +89,52 @@ def measure(
 ) -> Iterator[NDArray[np.float64]]:
     """Spectra (D,), one for each view of each photograph and each thing that happens to it."""
     for index, file in enumerate(files):
-        generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + index)
-        photo = Image.fromarray(as_uint8(load_image(file)))
-        for _ in range(plan.views):
-            view = _view(photo, generator)
-            yield _spectrum(view)
-            sources = [view]
-            for decoder in decoders:
-                with torch.no_grad():
-                    decoded = decoder.decode(decoder.encode(view)).clamp(0, 1)
-                yield _spectrum(decoded)
-                sources.append(decoded)
-            for copy in range(plan.attacked):
-                attacked = attacks.sample(sources[copy % len(sources)], generator)
-                yield _spectrum(attacked.clamp(0, 1))
+        yield from _of_photograph(index, file, decoders, plan)
+
+
+def _of_photograph(
+    index: int, file: Path, decoders: Sequence[Autoencoder], plan: Plan
+) -> Iterator[NDArray[np.float64]]:
+    """Those of photograph number `index`, which alone decides what is drawn: any order gives the same."""
+    generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + index)
+    photo = Image.fromarray(as_uint8(load_image(file)))
+    for _ in range(plan.views):
+        view = _view(photo, generator)
+        yield _spectrum(view)
+        sources = [view]
+        for decoder in decoders:
+            with torch.no_grad():
+                decoded = decoder.decode(decoder.encode(view)).clamp(0, 1)
+            yield _spectrum(decoded)
+            sources.append(decoded)
+        for copy in range(plan.attacked):
+            attacked = attacks.sample(sources[copy % len(sources)], generator)
+            yield _spectrum(attacked.clamp(0, 1))
+
+
+_decoders: list[Autoencoder] = []  # of a worker process, which loads them once
+
+
+def _start_worker(sources: Sequence[str]) -> None:
+    torch.set_num_threads(1)
+    _decoders[:] = [load_autoencoder(source) for source in sources]
+
+
+def _work(task: tuple[int, Path, Plan]) -> list[NDArray[np.float64]]:
+    index, file, plan = task
+    return list(_of_photograph(index, file, _decoders, plan))
+
+
+def measure_in_processes(
+    files: Sequence[Path], sources: Sequence[str], plan: Plan, jobs: int
+) -> Iterator[NDArray[np.float64]]:
+    """As `measure`, in `jobs` processes of one thread each: the same numbers whatever `jobs` is.
+
+    sources: of the decoders, as `load_autoencoder` reads them.
+    """
+    with get_context("spawn").Pool(jobs, _start_worker, (sources,)) as pool:
+        for spectra in pool.imap(_work, [(index, file, plan) for index, file in enumerate(files)]):
+            yield from spectra
 
 
 def _view(photo: Image.Image, generator: torch.Generator) -> Tensor:
@@ -156,6 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out", type=Path, required=True, help="safetensors file; its manifest goes beside it as .tsv"
     )
     parser.add_argument("--seed", type=int, default=Plan.seed)
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="processes; the result does not depend on them (default: 1)"
+    )
     options = parser.parse_args(arguments)
     try:
         _compute(options)
@@ -172,12 +208,15 @@ def _compute(options: argparse.Namespace) -> None:
     for path in (options.out, manifest_path):
         if path.exists():
             raise OutputExistsError(f"{path} exists; name another file or remove it")
+    if options.jobs < 1:
+        raise UsageError(f"--jobs is a whole number from 1; got {options.jobs}")
     files = images_in(options.images)
-    decoders = [load_autoencoder(source) for source in options.decoder]
+    for source in options.decoder:
+        load_autoencoder(source)  # a mistake shows here, not in a worker
     plan = Plan(seed=options.seed)
     samples = []
-    expected = len(files) * plan.views * (1 + len(decoders) + plan.attacked)
-    for sample in measure(files, decoders, plan):
+    expected = len(files) * plan.views * (1 + len(options.decoder) + plan.attacked)
+    for sample in measure_in_processes(files, options.decoder, plan, options.jobs):
         samples.append(sample)
         if len(samples) % 100 == 0 or len(samples) == expected:
             print(f"\r{len(samples)} of {expected} spectra", end="", file=sys.stderr, flush=True)
