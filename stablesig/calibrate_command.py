@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Self
+from typing import Annotated
 
 import typer
 
-from stablesig.failures import InterruptedRunError
+from stablesig.failures import interruption_explained, warn
 from stablesig.one_line import shown
-from stablesig.progress import LINE_EVERY_S
+from stablesig.progress import LINE_EVERY_S, StandardErrorBar
 
 
 def calibrate(
@@ -87,65 +86,31 @@ def calibrate(
     from stablesig_detector.key import load_key
 
     loaded = [load_key(path) for path in keys or ()]
-    try:
-        with Progress() as progress:
-            result = run_calibrate(
-                folders,
-                out,
-                n_keys=n_keys,
-                keys=loaded,
-                search=search,
-                seed=seed,
-                jobs=jobs,
-                resume=resume,
-                progress=progress,
-                on_warning=_warn,
-            )
-    except KeyboardInterrupt as error:
-        partial = partial_folder(out)
-        raise InterruptedRunError(
-            f"interrupted; {partial} is kept; run the same command with --resume to go on"
-            if partial.is_dir()
-            else "interrupted before an image was measured; nothing is kept; run the same command again"
-        ) from error
+    with interruption_explained(partial_folder(out), "an image was measured"), Progress() as progress:
+        result = run_calibrate(
+            folders,
+            out,
+            n_keys=n_keys,
+            keys=loaded,
+            search=search,
+            seed=seed,
+            jobs=jobs,
+            resume=resume,
+            progress=progress,
+            on_warning=warn,
+        )
     typer.echo(as_json_text(result) if as_json else str(result))
     typer.echo(f"written: {shown(out)}", err=True)
     if any(found.unreadable for found in result.classes):
         raise typer.Exit(3)
 
 
-def _warn(text: str) -> None:
-    typer.echo(f"stablesig: warning: {shown(text)}", err=True)
-
-
-class Progress:
-    """On standard error: a bar on a terminal, else a line at times. A context manager to call."""
+class Progress(StandardErrorBar):
+    """A context manager to call with a class, the images of it that are done, and all of them."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        console = Console(stderr=True)
-        self._last_line = time.monotonic()
-        self._bar = Bar(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        super().__init__()
         self._tasks = {"": self._bar.add_task("", visible=False)}
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if what not in self._tasks:

@@ -14,7 +14,13 @@ import typer
 from stablesig import __version__
 from stablesig.calibrate_command import calibrate
 from stablesig.evaluate_command import evaluate
-from stablesig.failures import InterruptedRunError, broken_pipe_noticed, report
+from stablesig.failures import (
+    InterruptedRunError,
+    broken_pipe_noticed,
+    interruption_explained,
+    report,
+    warn,
+)
 from stablesig.one_line import printable, shown
 
 if TYPE_CHECKING:
@@ -98,10 +104,6 @@ def _root(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(2)
-
-
-def _warn(text: str) -> None:
-    typer.echo(f"stablesig: warning: {shown(text)}", err=True)
 
 
 def _show(result: object) -> None:
@@ -288,7 +290,7 @@ def reconstruct(
 
     def skip(path: Path, reason: str) -> None:
         unreadable.append(path)
-        _warn(f"skipped {path}: {reason}")
+        warn(f"skipped {path}: {reason}")
 
     results = run_reconstruct(vae, images, out, size=size, device=device, on_unreadable=skip)
     for result in results:
@@ -379,18 +381,10 @@ def embed(
         "device": device,
     }
     config = EmbedConfig(**{name: value for name, value in given.items() if value is not None})
-    try:
-        with TrainingProgress() as progress:
-            result = run_embed(
-                vae, loaded, images, out, config, resume=resume, progress=progress, on_warning=_warn
-            )
-    except KeyboardInterrupt as error:
-        checkpoint = checkpoint_of(out)
-        raise InterruptedRunError(
-            f"interrupted; {checkpoint} is kept; run the same command with --resume to go on"
-            if checkpoint.is_file()
-            else "interrupted before there was a checkpoint; nothing is kept; run the same command again"
-        ) from error
+    with interruption_explained(checkpoint_of(out), "there was a checkpoint"), TrainingProgress() as progress:
+        result = run_embed(
+            vae, loaded, images, out, config, resume=resume, progress=progress, on_warning=warn
+        )
     _show(result)
 
 

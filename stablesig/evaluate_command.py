@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from stablesig.failures import InterruptedRunError
-from stablesig.one_line import printable, shown
+from stablesig.failures import interruption_explained, warn
+from stablesig.one_line import printable
 from stablesig.suites import SUITE_NAMES
 
 
@@ -141,34 +141,23 @@ def evaluate(
     from stablesig.evaluation_report import json_summary
     from stablesig.evaluation_settings import DEFAULT_SUITE, EvaluationSettings
 
-    def warn(text: str) -> None:
-        typer.echo(f"stablesig: warning: {shown(text)}", err=True)
-
     settings = EvaluationSettings(size=size, limit=limit, fpr=fpr, search=search, seed=seed)
-    try:
-        with EvaluationProgress() as progress:
-            result = run_evaluate(
-                folder,
-                loaded,
-                images,
-                out,
-                settings,
-                suites=suites or [DEFAULT_SUITE],
-                original=original,
-                others=others or [],
-                jobs=jobs,
-                device=device,
-                resume=resume,
-                progress=progress,
-                on_warning=warn,
-            )
-    except KeyboardInterrupt as error:
-        partial = partial_of(out)
-        raise InterruptedRunError(
-            f"interrupted; {partial} is kept; run the same command with --resume to go on"
-            if partial.is_dir()
-            else "interrupted before anything was measured; nothing is kept; run the same command again"
-        ) from error
+    with interruption_explained(partial_of(out), "anything was measured"), EvaluationProgress() as progress:
+        result = run_evaluate(
+            folder,
+            loaded,
+            images,
+            out,
+            settings,
+            suites=suites or [DEFAULT_SUITE],
+            original=original,
+            others=others or [],
+            jobs=jobs,
+            device=device,
+            resume=resume,
+            progress=progress,
+            on_warning=warn,
+        )
     if as_json:
         typer.echo(json_summary(result))
         return

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from stablesig.one_line import shown
-from stablesig.progress import LINE_EVERY_S
+from stablesig.progress import LINE_EVERY_S, StandardErrorBar
 
 
 class Step(Protocol):
@@ -22,37 +21,14 @@ class Step(Protocol):
     def attack(self) -> str: ...
 
 
-class EvaluationProgress:
+class EvaluationProgress(StandardErrorBar):
     """A context manager to call with each `Step`."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self._started = self._last_line = time.monotonic()
+        super().__init__("attack")
+        self._started = self._last_line
         self._first: int | None = None
-        self._escape = escape
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[attack]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
         self._task = self._bar.add_task("decoding", total=None, attack="")
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def __call__(self, step: Step) -> None:
         attack = shown(step.attack)
@@ -61,7 +37,7 @@ class EvaluationProgress:
             description="evaluating",
             completed=step.done,
             total=step.total,
-            attack=self._escape(attack),
+            attack=attack,
         )
         if not self._bar.disable:
             return

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -36,6 +37,24 @@ def broken_pipe_noticed() -> Iterator[None]:
         yield
     except BrokenPipeError as error:
         raise BrokenOutputError from error
+
+
+@contextlib.contextmanager
+def interruption_explained(kept: Path, before: str) -> Iterator[None]:
+    """Ctrl-C becomes an InterruptedRunError: how to go on if `kept` is there, else that it came `before`."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise InterruptedRunError(
+            f"interrupted; {kept} is kept; run the same command with --resume to go on"
+            if kept.exists()
+            else f"interrupted before {before}; nothing is kept; run the same command again"
+        ) from error
+
+
+def warn(text: str) -> None:
+    """One line on standard error, whatever the text holds."""
+    typer.echo(f"stablesig: warning: {shown(text)}", err=True)
 
 
 def silence() -> None:

@@ -1,4 +1,4 @@
-"""How `stablesig embed` shows its progress on standard error: a bar on a terminal, else a line at times."""
+"""Progress on standard error: a bar on a terminal, else a line at times. The bar of all, and embed's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,39 @@ from types import TracebackType
 from typing import Protocol, Self
 
 LINE_EVERY_S = 30.0  # between lines, where there is no terminal
+
+
+class StandardErrorBar:
+    """A bar on a terminal, nothing elsewhere. A context manager; what derives from it is to be called.
+
+    field: name of the field of each task that is shown between the count and the time, if any.
+    """
+
+    def __init__(self, field: str | None = None) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._last_line = time.monotonic()
+        between = [] if field is None else [TextColumn(f"{{task.fields[{field}]}}", markup=False)]
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            *between,
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
 
 
 class Step(Protocol):
@@ -23,35 +56,14 @@ class Step(Protocol):
     def psnr_db(self) -> float: ...  # mean, against the original decoder
 
 
-class TrainingProgress:
+class TrainingProgress(StandardErrorBar):
     """A context manager to call with each `Step`."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self._started = self._last_line = time.monotonic()
+        super().__init__("measured")
+        self._started = self._last_line
         self._first_step: int | None = None
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[measured]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
         self._task = self._bar.add_task("embedding", total=None, measured="")
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def __call__(self, report: Step) -> None:
         measured = f"statistic {report.statistic:+.3f}  PSNR {report.psnr_db:.1f} dB"

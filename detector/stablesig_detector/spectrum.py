@@ -84,7 +84,12 @@ MIN_SIDE = max(WINDOW * 2**plane.octave + 2 * (2**plane.octave - 1) for plane in
 
 @cache
 def analysis_matrix(plane: Plane) -> NDArray[np.float32]:
-    """The windowed Fourier rows of a plane, (2 F, WINDOW * WINDOW): real parts of its F bins, then imaginary.
+    """The windowed Fourier rows of a plane's F bins, (2 F, WINDOW * WINDOW): real parts, then imaginary."""
+    return np.ascontiguousarray(fourier_rows(np.array(plane.bins)), dtype=np.float32)
+
+
+def fourier_rows(frequencies: NDArray[np.integer | np.floating]) -> NDArray[np.float64]:
+    """(F, 2) vertical and horizontal cycles a window -> (2 F, WINDOW * WINDOW), real parts first.
 
     Each row is a Hann taper of unit energy times a cosine or sine, less its mean: a product with the raw
     window is then the transform of the window less its mean.
@@ -93,11 +98,11 @@ def analysis_matrix(plane: Plane) -> NDArray[np.float32]:
     taper = np.sin(np.pi * (position + 0.5) / WINDOW) ** 2
     taper_2d = np.outer(taper, taper)
     taper_2d /= np.sqrt((taper_2d**2).sum())
-    ky, kx = np.array(plane.bins).T
-    angle = 2 * np.pi * (ky[:, None, None] * position[:, None] + kx[:, None, None] * position) / WINDOW
+    ky, kx = frequencies.T[:, :, None, None]
+    angle = 2 * np.pi * (ky * position[:, None] + kx * position) / WINDOW
     rows = np.concatenate([np.cos(angle), -np.sin(angle)]) * taper_2d
     rows -= rows.mean(axis=(1, 2), keepdims=True)
-    return np.ascontiguousarray(rows.reshape(len(rows), -1), dtype=np.float32)
+    return np.asarray(rows.reshape(len(rows), -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,13 +156,26 @@ def spectrum(rgb: NDArray[np.uint8] | NDArray[np.float32]) -> Spectrum:
             f"the image is {width} x {height} px; the spectrum needs at least {MIN_SIDE} x {MIN_SIDE} px; "
             "use a larger copy of the image"
         )
+    means, counts = zip(
+        *(_mean_log_power(windows, plane) for windows, plane in zip(plane_windows(rgb), PLANES, strict=True)),
+        strict=True,
+    )
+    return Spectrum(np.concatenate(means), counts)
+
+
+def plane_windows(
+    rgb: NDArray[np.uint8] | NDArray[np.float32],
+) -> tuple[NDArray[np.float32], ...]:
+    """(H, W, 3) -> for each of PLANES its windows, as a view: (down, across, WINDOW, WINDOW)."""
     pyramid = [_colour_planes(rgb)]
     for _ in range(max(plane.octave for plane in PLANES)):
         pyramid.append(_halve(pyramid[-1]))
-    means, counts = zip(
-        *(_mean_log_power(pyramid[plane.octave][plane.channel], plane) for plane in PLANES), strict=True
+    return tuple(
+        np.lib.stride_tricks.sliding_window_view(pyramid[plane.octave][plane.channel], (WINDOW, WINDOW))[
+            ::HOP, ::HOP
+        ]
+        for plane in PLANES
     )
-    return Spectrum(np.concatenate(means), counts)
 
 
 def _colour_planes(rgb: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
@@ -179,22 +197,23 @@ def _halve(planes: NDArray[np.float32]) -> NDArray[np.float32]:
     return planes
 
 
-def _mean_log_power(image: NDArray[np.float32], plane: Plane) -> tuple[NDArray[np.float64], int]:
-    """(H, W) -> (F,) mean over all windows of log(|X|^2 + FLOOR), and the number of windows."""
-    rows = analysis_matrix(plane)
-    columns = np.ascontiguousarray(rows.T)
-    n_bins = len(rows) // 2
-    windows = np.lib.stride_tricks.sliding_window_view(image, (WINDOW, WINDOW))[::HOP, ::HOP]
+def _mean_log_power(windows: NDArray[np.float32], plane: Plane) -> tuple[NDArray[np.float64], int]:
+    """(down, across, WINDOW, WINDOW) -> (F,) mean over all windows, and their number."""
+    columns = np.ascontiguousarray(analysis_matrix(plane).T)
     down, across = windows.shape[:2]
-    total = np.zeros(n_bins)
+    total = np.zeros(len(plane.bins))
     strip = max(1, 4096 // across)  # rows of windows at a time: bounds the memory whatever the image's size
     for top in range(0, down, strip):
-        block = windows[top : top + strip].reshape(-1, WINDOW * WINDOW)
-        x = block @ columns  # (n, 2 F)
-        x *= x
-        power = x[:, :n_bins]
-        power += x[:, n_bins:]
-        power += np.float32(FLOOR)
-        total += np.log(power, out=power).sum(axis=0, dtype=np.float64)
+        total += summed_log_power(windows[top : top + strip], columns)
     count = down * across
     return total / count, count
+
+
+def summed_log_power(windows: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(..., WINDOW, WINDOW), Fourier columns (WINDOW * WINDOW, 2 F) -> (F,) sum of log(|X|^2 + FLOOR)."""
+    x = windows.reshape(-1, WINDOW * WINDOW) @ columns  # (n, 2 F)
+    x *= x
+    real, imaginary = np.split(x, 2, axis=1)
+    real += imaginary
+    real += np.float32(FLOOR)
+    return np.asarray(np.log(real, out=real).sum(axis=0, dtype=np.float64))

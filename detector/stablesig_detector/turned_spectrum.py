@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .image import ImageArray
-from .spectrum import FLOOR, HOP, PLANES, WINDOW, Plane, _colour_planes, _halve
+from .spectrum import HOP, PLANES, WINDOW, Plane, fourier_rows, plane_windows, summed_log_power
 
 REFINEMENT = 2
 BLANK_TOLERANCE = 8  # grey levels: what JPEG does to a margin of one colour
@@ -66,14 +66,8 @@ def turned_spectra(
     rotated.  blank: (H, W), True for pixels that may not be measured.  highest: cycles a px; features from
     there up are of no interest, cost no time and have no meaning. Returns None if no window can be measured.
     """
-    pyramid = [_colour_planes(rgb)]
-    for _ in range(max(plane.octave for plane in PLANES)):
-        pyramid.append(_halve(pyramid[-1]))
     parts = []
-    for plane in PLANES:
-        windows = np.lib.stride_tricks.sliding_window_view(
-            pyramid[plane.octave][plane.channel], (WINDOW, WINDOW)
-        )[::HOP, ::HOP]
+    for windows, plane in zip(plane_windows(rgb), PLANES, strict=True):
         used = np.ones(windows.shape[:2], bool) if blank is None else _clear(blank, plane, windows.shape[:2])
         if not used.any():
             return None
@@ -106,17 +100,11 @@ def _mean_log_power(
     REFINEMENT), m = `_extent(plane.high)`; 0 where nothing is measured.
     """
     points, rows = _points(high)
-    n_points = len(points)
-    total = np.zeros(n_points)
+    total = np.zeros(len(points))
     down, across = np.nonzero(used)
     for start in range(0, len(down), _BATCH):
         batch = windows[down[start : start + _BATCH], across[start : start + _BATCH]]
-        x = batch.reshape(-1, WINDOW * WINDOW) @ rows
-        x *= x
-        power = x[:, :n_points]
-        power += x[:, n_points:]
-        power += np.float32(FLOOR)
-        total += np.log(power, out=power).sum(axis=0, dtype=np.float64)
+        total += summed_log_power(batch, rows)
     middle = _extent(plane.high)
     field = np.zeros((2 * middle + 1, 2 * middle + 1))
     for sign in (1, -1):  # the other half plane repeats this one
@@ -137,7 +125,7 @@ def _extent(high: float) -> int:
 def _points(high: float) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
     """The grid's frequencies (P, 2), vertical and horizontal in steps, and their windowed Fourier rows.
 
-    The rows are those of `spectrum.analysis_matrix`, as columns: (WINDOW * WINDOW, 2 P), real parts first.
+    The rows are those of `fourier_rows`, as columns: (WINDOW * WINDOW, 2 P).
     """
     extent, radius = _extent(high), _radius(high)
     points = np.array(
@@ -149,15 +137,8 @@ def _points(high: float) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         ],
         dtype=np.intp,
     )
-    position = np.arange(WINDOW)
-    taper = np.sin(np.pi * (position + 0.5) / WINDOW) ** 2
-    taper_2d = np.outer(taper, taper)
-    taper_2d /= np.sqrt((taper_2d**2).sum())
-    ky, kx = points.T[:, :, None, None] / REFINEMENT
-    angle = 2 * np.pi * (ky * position[:, None] + kx * position) / WINDOW
-    rows = np.concatenate([np.cos(angle), -np.sin(angle)]) * taper_2d
-    rows -= rows.mean(axis=(1, 2), keepdims=True)
-    return points, np.ascontiguousarray(rows.reshape(len(rows), -1).T, dtype=np.float32)
+    rows = fourier_rows(points / REFINEMENT)
+    return points, np.ascontiguousarray(rows.T, dtype=np.float32)
 
 
 @cache
