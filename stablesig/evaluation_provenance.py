@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stablesig.evaluation_inputs import Decoders, HeldOutImages, Watermarked, decoder_sha256
+from stablesig.evaluation_inputs import SHIPPED, Decoders, HeldOutImages, Watermarked, decoder_sha256
 from stablesig.evaluation_settings import Chosen, EvaluationSettings
 from stablesig.one_line import shown
 from stablesig_detector.key import SecretKey
@@ -36,7 +36,8 @@ class Inputs:
     def identity(self) -> dict[str, Any]:
         """What decides the scores: an unfinished run of another identity is not taken up.
 
-        The false positive rate decides only how they are counted, and jobs and device nothing at all.
+        The false positive rate decides only how they are counted, and jobs nothing at all. Another kind of
+        device rounds otherwise, so that a pixel here and there differs.
         """
         from stablesig_train.provenance import versions
 
@@ -48,7 +49,11 @@ class Inputs:
             "original": decoder_sha256(self.decoders.original),
             "other autoencoders": [decoder_sha256(other) for other in self.decoders.others],
             "images": [file.sha256 for file in self.images.files],
-            "suites": [[one.suite.name, [attack.name for attack in one.attacks]] for one in self.chosen],
+            "suites": [
+                [one.suite.name, [[attack.name, attack.convention] for attack in one.attacks]]
+                for one in self.chosen
+            ],
+            "device": next(self.decoders.original.module.parameters()).device.type,
             "versions": versions(),
         }
 
@@ -113,7 +118,9 @@ class Inputs:
         words += [word for one in self.chosen for word in ("--suite", one.suite.name)]
         if self.original is not None:
             words += ["--original", _public(self.original)]
-        words += [word for other in self.decoders.others for word in ("--other", _public(other.source))]
+        others = [_public(other.source) for other in self.decoders.others]
+        if others != [SHIPPED]:  # that which is taken where none is named, and has no path of its own
+            words += [word for other in others for word in ("--other", other)]
         words += ["--search", settings.search, "--size", str(settings.size), "--seed", str(settings.seed)]
         words += ["--fpr", f"{settings.fpr:g}", "--jobs", str(jobs)]
         words += [] if settings.limit is None else ["--limit", str(settings.limit)]

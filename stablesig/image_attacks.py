@@ -205,6 +205,11 @@ def blur_kernel(image: Pixels, size: int) -> Pixels:
     return to_pixels(smoothed(image.astype(np.float64), gaussian_kernel(size, 0.15 * size + 0.35)))
 
 
+def median(image: Pixels, size: int) -> Pixels:
+    """The median of each channel over `size` x `size` px; edge pixels repeat outwards."""
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.MedianFilter(size)))
+
+
 def overlay_text(image: Pixels) -> Pixels:
     """The words "Lorem Ipsum" in opaque red from the middle of the left edge, 0.15 of the shorter side high.
 

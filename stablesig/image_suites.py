@@ -257,7 +257,7 @@ def _video_seal() -> tuple[ImageAttack, ...]:
         *(
             ImageAttack(f"{name} x{factor:g}", f"torchvision's adjust_{name}, factor {factor:g}", attack)
             for name, operation in (("brightness", op.brightness), ("contrast", op.contrast))
-            for factor in (0.5, 1.5)
+            for factor in (0.1, 0.25, 0.5, 1.5, 2.0)
             for attack in (_always(operation, factor),)
         ),
         *(
@@ -276,6 +276,14 @@ def _video_seal() -> tuple[ImageAttack, ...]:
                 f"torchvision's gaussian_blur, kernel_size {size}: {size} x {size} px, sigma 0.15 x {size} + "
                 f"0.35 = {0.15 * size + 0.35:.2f} px",
                 _always(op.blur_kernel, size),
+            )
+            for size in (3, 5, 9, 13, 17)
+        ),
+        *(
+            ImageAttack(
+                f"median {size}",
+                f"the median of each channel over {size} x {size} px, kernel_size {size}",
+                _always(op.median, size),
             )
             for size in (3, 5, 9, 13, 17)
         ),

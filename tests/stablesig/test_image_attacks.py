@@ -149,6 +149,14 @@ def test_a_kernel_blurs_with_its_own_sigma_and_reach(size: int) -> None:
     assert blurred.max() == 0
 
 
+@pytest.mark.parametrize("size", [3, 9])
+def test_median_takes_the_middle_of_the_window_in_each_channel(size: int) -> None:
+    image = np.random.default_rng(3).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+    padded = np.pad(image, ((size // 2,) * 2, (size // 2,) * 2, (0, 0)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(0, 1))
+    assert np.array_equal(op.median(image, size), np.median(windows, axis=(3, 4)))
+
+
 def test_text_is_red_and_leaves_the_rest_alone(picture: np.ndarray) -> None:
     written = op.overlay_text(picture)
     changed = (written != picture).any(axis=2)
