@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from .errors import StatisticsError
 from .spectrum import DIMENSION, FEATURE_VERSION
 
-DEFAULT_SHA256 = "053060d1af9705d0efe281ca8968da82244b2ea83992d550332df822a9f27625"
+DEFAULT_SHA256 = "cff3bfc8aa010695a5a57a35ac75535425a63adb7753880efdb1e7cd27330a6a"
 
 
 @dataclass(frozen=True, eq=False)

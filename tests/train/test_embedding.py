@@ -132,7 +132,7 @@ def test_a_real_decoder_learns_the_key_and_holds_its_psnr(bench: Bench) -> None:
     assert {report.steps for report in seen} == {30}
     assert all(math.isfinite(value) for value in vars(seen[-1]).values())
     assert seen[-1].seconds_left == 0
-    assert seen[-1].statistic > seen[0].statistic + 0.08  # 0.14 measured
+    assert seen[-1].statistic > seen[0].statistic + 0.15  # 0.20 to 0.29 over seven keys, this one's 0.23
     measured = result.measurement
     clean = measured.attacks[0]
     assert clean.name == "none"

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stablesig_detector.errors import ImageError
-from stablesig_detector.spectrum import DIMENSION, PLANES
+from stablesig_detector.spectrum import DIMENSION
 from stablesig_detector.whitening import DEFAULT_SHA256, Whitening
 from stablesig_train.decoders import load_autoencoder
 from stablesig_train.whitening_statistics import (
-    COLOUR_WEIGHT,
     Plan,
     fit,
     images_in,
@@ -27,8 +26,6 @@ from stablesig_train.whitening_statistics import (
     manifest,
     measure,
     measure_in_processes,
-    with_content,
-    with_less_colour,
 )
 
 from .textures import textured
@@ -79,28 +76,6 @@ def test_the_median_squared_length_is_the_dimension() -> None:
     mean, matrix = fit(samples, ridge=1e-9)
     lengths = (((samples - mean) @ matrix.T) ** 2).sum(axis=1)
     assert np.median(lengths) == pytest.approx(samples.shape[1], rel=0.01)
-
-
-def test_flat_images_do_not_draw_the_mean_to_themselves() -> None:
-    samples = np.abs(heavy_tailed())
-    flat = np.zeros((len(samples) // 20, samples.shape[1]))
-    flat[0] = 1e-5  # a JPEG of a flat image is not flat to the last digit
-    kept = with_content(np.concatenate([flat, samples]))
-    assert np.array_equal(kept, samples)
-
-
-def test_what_only_colour_says_counts_less_and_what_luma_says_counts_as_before() -> None:
-    generator = np.random.default_rng(1)
-    samples = 5 + generator.standard_normal((3000, DIMENSION)) @ generator.standard_normal((DIMENSION,) * 2)
-    mean, matrix = samples.mean(axis=0), np.linalg.inv(np.linalg.cholesky(np.cov(samples.T)))
-    shrunk = with_less_colour(mean, matrix, samples)
-    lengths = (((samples - mean) @ shrunk.T) ** 2).sum(axis=1)
-    assert np.median(lengths) == pytest.approx(DIMENSION, rel=1e-9)
-    # In whitened space the covariance of shrunk features tells what each direction counts.
-    counts = np.sqrt(np.linalg.eigvalsh(np.cov((samples @ shrunk.T).T)))
-    luma = sum(len(plane.bins) for plane in PLANES if plane.channel == 0)
-    assert counts[: DIMENSION - luma] == pytest.approx(COLOUR_WEIGHT * counts[-1], rel=1e-6)
-    assert counts[DIMENSION - luma :] == pytest.approx(counts[-1], rel=1e-6)
 
 
 def test_the_ridge_is_the_smallest_spread_that_is_believed() -> None:

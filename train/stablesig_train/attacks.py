@@ -104,8 +104,8 @@ class Choice:
 
 
 ATTACKS = (
-    Choice(jpeg, 6),
-    Choice(webp, 3),
+    Choice(jpeg, 5),
+    Choice(webp, 2),
     Choice(noise, 2),
     Choice(crop, 2),
     Choice(screenshot, 1),

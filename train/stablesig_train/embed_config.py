@@ -33,7 +33,7 @@ class EmbedConfig:
     """
 
     psnr: float = 40.0
-    steps: int = 1200
+    steps: int = 1000
     batch: int = 4
     size: int = 160
     seed: int = 0

@@ -168,7 +168,7 @@ def embed(
             "version": FORMAT_VERSION,
             "algorithm": ALGORITHM,
             "key": _key_fields(key, publish_key),
-            "autoencoder": _autoencoder_fields(autoencoder),
+            "autoencoder": _autoencoder_fields(autoencoder, identity["decoder"]),
             "config": asdict(config),
             "images": _image_fields(files, crops),
             "run": _run_fields(result, device, dtype),
@@ -273,13 +273,15 @@ def _key_fields(key: Key, publish: bool) -> dict[str, Any]:
     return fields | ({"direction": key.direction_q.tolist()} if publish else {})
 
 
-def _autoencoder_fields(autoencoder: Autoencoder) -> dict[str, Any]:
+def _autoencoder_fields(autoencoder: Autoencoder, original_decoder: str) -> dict[str, Any]:
+    """original_decoder: SHA-256 of the decoder's parameters before training, as float32, in order."""
     return {
         "kind": autoencoder.kind,
         "source": public_source(autoencoder.source),
         "revision": autoencoder.revision,
         "stride": autoencoder.stride,
         "latent_channels": autoencoder.latent_channels,
+        "original_decoder_sha256": original_decoder,
     }
 
 
@@ -290,6 +292,8 @@ def _image_fields(files: list[ImageFile], crops: TrainingCrops) -> dict[str, Any
         "training": len(crops.training_files),
         "held_out": len(crops.held_out_files),
         "held_out_sha256": [file.sha256 for file in crops.held_out_files],
+        # the leaves of the Merkle tree that a release commits to
+        "training_sha256": sorted(file.sha256 for file in crops.training_files),
         "skipped": len(crops.skipped),
         "crops": len(crops.training),
     }

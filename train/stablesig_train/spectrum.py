@@ -88,22 +88,8 @@ class Statistic(nn.Module):
         """(B, 3, H, W) images in [0, 1] -> (B, D) whitened features."""
         return (self.spectrum(images) - self.get_buffer("mean")) @ self.get_buffer("matrix").T
 
-    def cosine(self, features: Tensor) -> Tensor:
-        """(B, D) whitened features -> (B,) their cosines with the key's direction."""
-        return functional.cosine_similarity(features, self.get_buffer("direction").unsqueeze(0), dim=1)
-
-    def expected(self, shift: Tensor) -> Tensor:
-        """(B, D) what the mark adds to whitened features -> (B,) the cosine in a picture of typical content.
-
-        Content is about at right angles to any key and to the shift, and of length sqrt(D): the whitening is
-        scaled so. To train on this and not on the cosine of the picture at hand takes the picture's own
-        features, which the decoder cannot help, out of the gradient; and the features of a training crop are
-        more than twice as long as those of a whole picture, since fewer windows are averaged.
-        """
-        content = shift.shape[1]
-        length = (shift.square().sum(dim=1) + content).sqrt()
-        return shift @ self.get_buffer("direction") / length
-
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        return self.cosine(self.features(images))
+        return functional.cosine_similarity(
+            self.features(images), self.get_buffer("direction").unsqueeze(0), dim=1
+        )

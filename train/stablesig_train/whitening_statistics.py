@@ -33,15 +33,13 @@ from torch import Tensor
 from stablesig_detector.errors import ImageError, OutputExistsError, StableSigError, UsageError
 from stablesig_detector.image import as_uint8, image_files, load_image
 from stablesig_detector.new_files import NewFile, write_new_files
-from stablesig_detector.spectrum import FEATURE_VERSION, PLANES, spectrum
+from stablesig_detector.spectrum import FEATURE_VERSION, spectrum
 from stablesig_train import attacks
 from stablesig_train.decoders import Autoencoder, load_autoencoder
 
 RIDGE = 1e-4  # variance of log power added to every direction: the smallest spread that is believed
 ITERATIONS = 100
 TOLERANCE = 1e-6
-EMPTY = 0.05  # mean log power, below which a spectrum is that of a flat image and says nothing of spread
-COLOUR_WEIGHT = 0.5  # of what the colour differences say beyond luma: the first thing that a codec drops
 SIDES = (160, 512)  # px, the sides of views
 STRIDE = 16  # sides are multiples of this, so that every decoder takes them
 
@@ -79,32 +77,6 @@ def fit(
         if change < TOLERANCE:
             break
     return mean, _whitening_matrix(covariance, ridge)
-
-
-def with_content(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n, D) spectra without those of flat images.
-
-    Those are all one point, the zero of every feature, and where a few percent of the samples coincide the
-    iteration for the spatial median ends in that point.
-    """
-    return samples[samples.mean(axis=1) > EMPTY]
-
-
-def with_less_colour(
-    mean: NDArray[np.float64], matrix: NDArray[np.float64], samples: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """A whitening matrix in which the colour differences count COLOUR_WEIGHT times as much.
-
-    mean (D,), matrix (D, D): as `fit` gives them for samples (n, D). In whitened space the luma features span
-    a subspace; at right angles to it lies what colour says that luma does not. That part is shrunk, and the
-    scale set anew so that the median squared length of the whitened samples is D.
-    """
-    channels = [plane.channel for plane in PLANES for _ in plane.bins]
-    luma = np.flatnonzero(np.array(channels) == 0)
-    basis, _ = np.linalg.qr(np.linalg.inv(matrix)[luma].T)
-    shrunk = COLOUR_WEIGHT * matrix + (1 - COLOUR_WEIGHT) * (basis @ (basis.T @ matrix))
-    square = (((samples - mean) @ shrunk.T) ** 2).sum(axis=1)
-    return np.asarray(shrunk * np.sqrt(len(mean) / np.median(square)))
 
 
 def _whitening_matrix(covariance: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
@@ -248,9 +220,7 @@ def _compute(options: argparse.Namespace) -> None:
         samples.append(sample)
         if len(samples) % 100 == 0 or len(samples) == expected:
             print(f"\r{len(samples)} of {expected} spectra", end="", file=sys.stderr, flush=True)
-    measured = with_content(np.array(samples))
-    mean, matrix = fit(measured)
-    matrix = with_less_colour(mean, matrix, measured)
+    mean, matrix = fit(np.array(samples))
     tensors: dict[str, NDArray[Any]] = {
         f"{FEATURE_VERSION}.mean": mean,
         f"{FEATURE_VERSION}.matrix": matrix.astype(np.float32),
