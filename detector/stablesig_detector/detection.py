@@ -4,6 +4,9 @@ An image is measured once, however many the keys. Its whitened features, one vec
 hypothesis, meet all directions in one matrix product; the best hypothesis of each key is kept, and its
 p-value pays for everything that was tried (hypotheses and keys, Bonferroni), so that the false positive rate
 holds for the call as a whole. `search` says what the hypotheses are and why their price is right.
+
+Of very many keys all are tried and paid for, but only the strongest are looked at exactly and reported
+(`matching`): the answer is the same.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +23,15 @@ from numpy.typing import NDArray
 from .errors import ImageError, KeyFileError, UsageError
 from .image import ImageSource, load_image
 from .key import PublicKey, SecretKey
+from .key_entry import Key as Key
+from .key_set import KeySet
+from .matching import strongest
 from .search import FULL_GRID, Family, Geometry, search_fully
 from .search import TRANSFORMS as TRANSFORMS
 from .statistics import binomial_log10_p, bonferroni_log10, cosine_statistic, spherical_log10_p
 
 if TYPE_CHECKING:
     from .whitening import Whitening
-
-Key: TypeAlias = SecretKey | PublicKey
 
 DEFAULT_FPR = 1e-6
 SEARCHES = (*TRANSFORMS, "full")
@@ -95,29 +99,34 @@ class Detection:
 
 def detect(
     image: ImageSource,
-    keys: Sequence[Key],
+    keys: Sequence[Key] | KeySet,
     fpr: float = DEFAULT_FPR,
     search: str = "fast",
     whitening: Whitening | None = None,
+    *,
+    best: int | None = None,
 ) -> list[Detection]:
     """Look for each of `keys` in one image; one Detection a key, in the order given.
 
     image: whatever `load_image` reads.  fpr: false positive rate in (0, 1) over the whole call.  search:
     "none" tries the image as it is; "fast" also its mirror image and quarter turns (4 hypotheses), in the
     same time; "full" also every rotation, and scales 0.3 to 3 (4,920 hypotheses), in some seconds.
-    whitening: statistics other than those shipped.
+    whitening: statistics other than those shipped.  best: report only the `best` keys with the lowest
+    p-values, and any further key that is detected, the lowest p-value first. All keys are tried and paid for
+    all the same; of a KeySet, only those reported are looked at exactly.
 
     Raises ImageError (unreadable, or too small), KeyFileError (a key drawn for other features or statistics),
-    StatisticsError (damaged statistics), UsageError (no keys, fpr outside (0, 1), unknown search).
+    StatisticsError (damaged statistics), UsageError (no keys, fpr outside (0, 1), unknown search, best < 1).
     """
     from .spectrum import DIMENSION, FEATURE_VERSION, spectrum
 
-    _check_request(keys, fpr, search)
+    _check_request(keys, fpr, search, best)
     if whitening is None:
         from .whitening import load_default
 
         whitening = load_default()
-    for key in keys:
+    # Of a set, one key of each block stands for all.
+    for key in [block.entries[0].key for block in keys.blocks] if isinstance(keys, KeySet) else keys:
         check_key(key, FEATURE_VERSION, DIMENSION, whitening.sha256)
     pixels = load_image(image)
     try:
@@ -129,66 +138,134 @@ def detect(
     height, width = pixels.shape[:2]
     if search == "full":
         families = search_fully(pixels, measured, whitening)
-        return weigh_families(families, keys, fpr, hypotheses=FULL_GRID.size, width=width, height=height)
+        return weigh_families(
+            families, keys, fpr, hypotheses=FULL_GRID.size, width=width, height=height, best=best
+        )
     features = {name: whitening.apply(measured.transformed(name)) for name in TRANSFORMS[search]}
-    return weigh(features, keys, fpr, width=width, height=height)
+    return weigh(features, keys, fpr, width=width, height=height, best=best)
 
 
 def weigh(
-    features: Mapping[str, NDArray[np.float64]], keys: Sequence[Key], fpr: float, *, width: int, height: int
+    features: Mapping[str, NDArray[np.float64]],
+    keys: Sequence[Key] | KeySet,
+    fpr: float,
+    *,
+    width: int,
+    height: int,
+    best: int | None = None,
 ) -> list[Detection]:
     """The evidence in features measured already: {transform: (D,) whitened features} -> one Detection a key.
 
     `keys` must have been checked against these features (`check_key`). width, height: of the image, px.
+    best: as for `detect`.
     """
     geometries = tuple(Geometry(name) for name in features)
     family = Family(geometries, np.stack(list(features.values())), len(geometries))
-    return weigh_families([family], keys, fpr, hypotheses=len(geometries), width=width, height=height)
+    return weigh_families(
+        [family], keys, fpr, hypotheses=len(geometries), width=width, height=height, best=best
+    )
 
 
 def weigh_families(
-    families: Sequence[Family], keys: Sequence[Key], fpr: float, *, hypotheses: int, width: int, height: int
+    families: Sequence[Family],
+    keys: Sequence[Key] | KeySet,
+    fpr: float,
+    *,
+    hypotheses: int,
+    width: int,
+    height: int,
+    best: int | None = None,
 ) -> list[Detection]:
     """The evidence in families of hypotheses, at least one, each with its own factor: one Detection a key.
 
-    hypotheses: how many the families stand for.  keys, width, height: as for `weigh`.
+    hypotheses: how many the families stand for.  keys, width, height: as for `weigh`.  best: as for `detect`.
     """
-    directions = np.stack([key.direction for key in keys])
-    best, statistics = zip(*(_best(family, directions) for family in families), strict=True)  # F times (N,)
-    log10_p = np.stack([spherical_log10_p(cosines, directions.shape[1]) for cosines in statistics])
-    factors = np.array([family.factor for family in families])
-    winners = np.argmin(log10_p + np.log10(factors)[:, None], axis=0)
-    detections = []
-    for row, (key, winner) in enumerate(zip(keys, winners, strict=True)):
-        family, index = families[winner], best[winner][row]
-        geometry = family.geometries[index]
-        bits = _read_bits(family.features[index], key) if isinstance(key, SecretKey) else None
-        matches = None
-        if bits is not None and isinstance(key, SecretKey):
-            matches = sum(read == sent for read, sent in zip(bits, key.message, strict=True))
-        detections.append(
-            Detection(
-                key_id=key.id,
-                statistic=float(statistics[winner][row]),
-                log10_p_value=bonferroni_log10(float(log10_p[winner, row]), family.factor * len(keys)),
-                fpr=fpr,
-                transform=geometry.transform,
-                hypotheses=hypotheses,
-                n_keys=len(keys),
-                matches=matches,
-                n_bits=None if matches is None else key.n_bits,
-                bits_log10_p=None if matches is None else binomial_log10_p(matches, key.n_bits),
-                message_bits=bits,
-                feature_version=key.feature_version,
-                dimension=key.dimension,
-                width=width,
-                height=height,
-                scale=geometry.scale,
-                rotation=geometry.total_rotation,
-                hypothesis_factor=family.factor,
+    image = _Image(tuple(families), fpr, hypotheses, width, height)
+    if not isinstance(keys, KeySet):
+        return _cut(*image.look_for(keys, len(keys)), best)
+    if best is None:
+        return image.look_for(keys.keys, len(keys))[0]
+    count = best
+    while True:
+        looked_at = [keys.entries[place].key for place in strongest(families, keys.blocks, count)]
+        found, scores = image.look_for(looked_at, len(keys))
+        # If not all of the `count` strongest are detected, no key that was not looked at is.
+        if len(looked_at) == len(keys) or sum(detection.detected for detection in found) < count:
+            return _cut(found, scores, best)
+        count *= 8
+
+
+@dataclass(frozen=True, eq=False)
+class _Image:
+    """What was measured of an image, and how it is to be judged; the fields are `weigh_families`'."""
+
+    families: tuple[Family, ...]
+    fpr: float
+    hypotheses: int
+    width: int
+    height: int
+
+    def look_for(self, keys: Sequence[Key], n_keys: int) -> tuple[list[Detection], NDArray[np.float64]]:
+        """One Detection a key, and its log10 p before the keys are paid for and it ends at 1: (N,).
+
+        n_keys: how many were tried in all, and are paid for.
+        """
+        families = self.families
+        directions = np.stack([key.direction for key in keys])
+        best, statistics = zip(*(_best(family, directions) for family in families), strict=True)  # F x (N,)
+        log10_p = np.stack([spherical_log10_p(cosines, directions.shape[1]) for cosines in statistics])
+        scores = log10_p + np.log10([family.factor for family in families])[:, None]
+        winners = np.argmin(scores, axis=0)
+        detections = [
+            self._detection(
+                key,
+                families[winner],
+                best[winner][row],
+                float(statistics[winner][row]),
+                bonferroni_log10(float(log10_p[winner, row]), families[winner].factor * n_keys),
+                n_keys,
             )
+            for row, (key, winner) in enumerate(zip(keys, winners, strict=True))
+        ]
+        return detections, scores.min(axis=0)
+
+    def _detection(
+        self, key: Key, family: Family, index: int, statistic: float, log10_p_value: float, n_keys: int
+    ) -> Detection:
+        """The evidence for a key under the hypothesis that fits it best, `index` of `family`."""
+        geometry = family.geometries[index]
+        bits = matches = None
+        if isinstance(key, SecretKey):
+            bits = _read_bits(family.features[index], key)
+            matches = sum(read == sent for read, sent in zip(bits, key.message, strict=True))
+        return Detection(
+            key_id=key.id,
+            statistic=statistic,
+            log10_p_value=log10_p_value,
+            fpr=self.fpr,
+            transform=geometry.transform,
+            hypotheses=self.hypotheses,
+            n_keys=n_keys,
+            matches=matches,
+            n_bits=None if matches is None else key.n_bits,
+            bits_log10_p=None if matches is None else binomial_log10_p(matches, key.n_bits),
+            message_bits=bits,
+            feature_version=key.feature_version,
+            dimension=key.dimension,
+            width=self.width,
+            height=self.height,
+            scale=geometry.scale,
+            rotation=geometry.total_rotation,
+            hypothesis_factor=family.factor,
         )
-    return detections
+
+
+def _cut(found: list[Detection], scores: NDArray[np.float64], best: int | None) -> list[Detection]:
+    """The `best` with the lowest scores and whatever else is detected, lowest first; all if None."""
+    if best is None:
+        return found
+    order = np.argsort(scores, kind="stable").tolist()
+    return [found[place] for rank, place in enumerate(order) if rank < best or found[place].detected]
 
 
 def _best(family: Family, directions: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
@@ -215,7 +292,7 @@ def check_key(key: Key, feature_version: str, dimension: int, statistics_sha256:
         )
 
 
-def _check_request(keys: Sequence[Key], fpr: float, search: str) -> None:
+def _check_request(keys: Sequence[Key] | KeySet, fpr: float, search: str, best: int | None) -> None:
     """Raise UsageError if this cannot be looked for."""
     if isinstance(keys, (SecretKey, PublicKey)):
         raise UsageError("keys is a sequence; got a single key; pass [key]")
@@ -225,6 +302,8 @@ def _check_request(keys: Sequence[Key], fpr: float, search: str) -> None:
         raise UsageError(f"a false positive rate lies between 0 and 1, both excluded; got {fpr}")
     if search not in SEARCHES:
         raise UsageError(f'a search is "none", "fast" or "full"; got {search!r}')
+    if best is not None and best < 1:
+        raise UsageError(f"at least one key is reported; got best={best}")
 
 
 def _read_bits(phi: NDArray[np.float64], key: SecretKey) -> tuple[int, ...]:

@@ -13,6 +13,8 @@ some not).
     ├── TrainingError            7  fine-tuning that cannot go on, such as a loss that is not finite
     └── OutputError              8  a result that cannot be written: no space, no permission, no such folder
         └── OutputExistsError    8  a result whose place is taken; nothing is ever overwritten
+
+`stablesig.gate.ReleaseRefusedError` has 10: a release that must not be published, or is not proven.
 """
 
 from __future__ import annotations

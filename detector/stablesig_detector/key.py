@@ -11,6 +11,7 @@ same id, and both are read strictly. Neither `repr` nor any error shows a seed o
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import os
@@ -175,7 +176,7 @@ class SecretKey:
 
     def _file(self) -> bytes:
         bits = "".join(str(bit) for bit in self.message)
-        return _json_file(SECRET_FORMAT, self, {"seed": self.seed.hex(), "message": bits})
+        return _json_file(_all_fields(SECRET_FORMAT, self, {"seed": self.seed.hex(), "message": bits}))
 
     def __repr__(self) -> str:
         return f"SecretKey({self.n_bits} bits, id={self.id})"
@@ -223,13 +224,21 @@ class PublicKey:
         """16 hex digits that name the key: the same as its secret key's."""
         return fingerprint(self.feature_version, self.n_bits, self.direction_q)
 
+    def file_sha256(self) -> str:
+        """SHA-256 of the key file, 64 hex digits: what a publisher commits to who keeps the key back."""
+        return hashlib.sha256(self._file()).hexdigest()
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the key file. Raises OutputExistsError (never overwrites), OutputError."""
         write_new_files([NewFile(Path(path), self._file())])
 
-    def _file(self) -> bytes:
+    def fields(self) -> dict[str, Any]:
+        """What the key file holds, as JSON values; `key_from_fields` reads it back."""
         direction = base64.b64encode(self.direction_q.astype("<i4").tobytes()).decode("ascii")
-        return _json_file(PUBLIC_FORMAT, self, {"bits": self.n_bits, "direction": direction})
+        return _all_fields(PUBLIC_FORMAT, self, {"bits": self.n_bits, "direction": direction})
+
+    def _file(self) -> bytes:
+        return _json_file(self.fields())
 
     def _identity(self) -> tuple[bytes, int, str, str]:
         return self.direction_q.tobytes(), self.n_bits, self.feature_version, self.statistics_sha256
@@ -281,7 +290,11 @@ def load_secret_key(path: str | os.PathLike[str]) -> SecretKey:
     return key
 
 
-def _json_file(form: str, key: SecretKey | PublicKey, own: dict[str, Any]) -> bytes:
+def _json_file(fields: dict[str, Any]) -> bytes:
+    return (json.dumps(fields, indent=2) + "\n").encode("ascii")
+
+
+def _all_fields(form: str, key: SecretKey | PublicKey, own: dict[str, Any]) -> dict[str, Any]:
     common = {
         "format": form,
         "version": FILE_VERSION,
@@ -290,7 +303,7 @@ def _json_file(form: str, key: SecretKey | PublicKey, own: dict[str, Any]) -> by
         "dimension": key.dimension,
         "statistics_sha256": key.statistics_sha256,
     }
-    return (json.dumps(common | own, indent=2) + "\n").encode("ascii")
+    return common | own
 
 
 def _read(path: str | os.PathLike[str]) -> SecretKey | PublicKey | str:
@@ -299,12 +312,12 @@ def _read(path: str | os.PathLike[str]) -> SecretKey | PublicKey | str:
     if problem:
         return problem
     try:
-        return _parse(fields)
+        return key_from_fields(fields)
     except KeyFileError as error:
         return str(error)
 
 
-def _parse(fields: Any) -> SecretKey | PublicKey:
+def key_from_fields(fields: Any) -> SecretKey | PublicKey:
     """A key from the decoded JSON of its file; KeyFileError, without the file's name, for anything else."""
     form = fields.get("format") if isinstance(fields, dict) else None
     if not isinstance(form, str) or form not in _FIELDS:

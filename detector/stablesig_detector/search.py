@@ -37,7 +37,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from .image import ImageArray, as_uint8
+from .decoding import ImageArray
+from .image import as_uint8
 from .spectrum import MIN_SIDE, PLANES, WINDOW, Spectrum
 from .turned_spectrum import blank_margins, turned_spectra
 from .whitening import Whitening

@@ -19,8 +19,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from .image import ImageArray
-from .spectrum import HOP, PLANES, WINDOW, Plane, fourier_rows, plane_windows, summed_log_power
+from .decoding import ImageArray
+from .planes import COLOUR_MATRIX, FLOOR, HALVING_FILTER, HOP, PLANES, WINDOW, Plane, fourier_rows
 
 REFINEMENT = 2
 BLANK_TOLERANCE = 8  # grey levels: what JPEG does to a margin of one colour
@@ -67,7 +67,7 @@ def turned_spectra(
     there up are of no interest, cost no time and have no meaning. Returns None if no window can be measured.
     """
     parts = []
-    for windows, plane in zip(plane_windows(rgb), PLANES, strict=True):
+    for windows, plane in zip(_plane_windows(rgb), PLANES, strict=True):
         used = np.ones(windows.shape[:2], bool) if blank is None else _clear(blank, plane, windows.shape[:2])
         if not used.any():
             return None
@@ -77,6 +77,40 @@ def turned_spectra(
         near = field[rows[..., :, None], columns[..., None, :]]  # (R, F, 4, 4)
         parts.append(np.einsum("rfi,rfij,rfj->rf", down, near, across))
     return np.concatenate(parts, axis=1)
+
+
+def _plane_windows(
+    rgb: NDArray[np.uint8] | NDArray[np.float32],
+) -> tuple[NDArray[np.float32], ...]:
+    """(H, W, 3) -> for each of PLANES its windows, as a view: (down, across, WINDOW, WINDOW)."""
+    pyramid = [_colour_planes(rgb)]
+    for _ in range(max(plane.octave for plane in PLANES)):
+        pyramid.append(_halve(pyramid[-1]))
+    return tuple(
+        np.lib.stride_tricks.sliding_window_view(pyramid[plane.octave][plane.channel], (WINDOW, WINDOW))[
+            ::HOP, ::HOP
+        ]
+        for plane in PLANES
+    )
+
+
+def _colour_planes(rgb: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    """(H, W, 3) -> (3, H, W): luma less 128 and colour differences."""
+    planes = np.asarray(COLOUR_MATRIX, dtype=np.float32) @ rgb.reshape(-1, 3).T.astype(np.float32)
+    planes[0] -= 128.0  # centred, single precision loses less of it
+    return planes.reshape(3, *rgb.shape[:2])
+
+
+def _halve(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(3, H, W) -> (3, (H - 2) // 2, (W - 2) // 2)"""
+    for axis in (1, 2):
+        size = (planes.shape[axis] - 2) // 2
+        taps = [planes.take(range(t, t + 2 * size, 2), axis) for t in range(len(HALVING_FILTER))]
+        halved = np.zeros_like(taps[0])
+        for weight, tap in zip(HALVING_FILTER, taps, strict=True):
+            halved += np.float32(weight) * tap
+        planes = halved
+    return planes
 
 
 def _clear(blank: NDArray[np.bool_], plane: Plane, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -104,12 +138,22 @@ def _mean_log_power(
     down, across = np.nonzero(used)
     for start in range(0, len(down), _BATCH):
         batch = windows[down[start : start + _BATCH], across[start : start + _BATCH]]
-        total += summed_log_power(batch, rows)
+        total += _summed_log_power(batch, rows)
     middle = _extent(plane.high)
     field = np.zeros((2 * middle + 1, 2 * middle + 1))
     for sign in (1, -1):  # the other half plane repeats this one
         field[middle + sign * points[:, 0], middle + sign * points[:, 1]] = total / len(down)
     return field
+
+
+def _summed_log_power(windows: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(..., WINDOW, WINDOW), Fourier columns (WINDOW * WINDOW, 2 F) -> (F,) sum of log(|X|^2 + FLOOR)."""
+    x = windows.reshape(-1, WINDOW * WINDOW) @ columns  # (n, 2 F)
+    x *= x
+    real, imaginary = np.split(x, 2, axis=1)
+    real += imaginary
+    real += np.float32(FLOOR)
+    return np.asarray(np.log(real, out=real).sum(axis=0, dtype=np.float64))
 
 
 def _radius(high: float) -> float:

@@ -369,7 +369,7 @@ def test_samples_without_a_fixed_range(kind: type) -> None:
 def test_formats_with_an_interpreter_are_never_opened() -> None:
     assert "EPS" not in image_module.FORMATS
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 24\n%%EndComments\nshowpage\n"
-    assert "is not an image" in _refused(postscript)
+    assert "is a PostScript program" in _refused(postscript)
 
 
 def test_a_folder_is_searched_by_suffix_in_order(tmp_path: Path) -> None:
