@@ -5,6 +5,8 @@ Imports that cost time stay inside the commands: `stablesig detect` must start f
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stablesig import __version__
+from stablesig.c2pa_command import c2pa_assertion
 from stablesig.calibrate_command import calibrate
+from stablesig.detect_command import detect
 from stablesig.evaluate_command import evaluate
 from stablesig.failures import (
     InterruptedRunError,
@@ -22,6 +26,10 @@ from stablesig.failures import (
     warn,
 )
 from stablesig.one_line import printable, shown
+from stablesig.provenance_command import prove_image, signing_key, verify_proof
+from stablesig.publish_command import publish
+from stablesig.registry_command import registry
+from stablesig.verify_release_command import verify_release
 
 if TYPE_CHECKING:
     from stablesig_detector.key import PublicKey, SecretKey
@@ -29,7 +37,7 @@ if TYPE_CHECKING:
 EXIT_CODES = """\b
 Exit codes:
   0    done; for detect: every image carries the watermark
-  1    detect: at least one image does not carry it
+  1    detect: at least one image does not carry it; prove-image, verify-proof: not proven
   2    wrong usage, or an extra that is not installed
   3    an image that cannot be read, or is too small
   4    a key file that is missing, damaged, or for other features
@@ -38,6 +46,7 @@ Exit codes:
   7    training that cannot go on
   8    a result that cannot be written, or whose place is taken
   9    any other error, a fault of stablesig included
+  10   publish, verify-release: refused, or not proven
   130  interrupted
   141  whoever read the output has gone (a broken pipe)
 """
@@ -79,7 +88,6 @@ app = typer.Typer(
     cls=_Group,
     help="Watermark the decoder of a diffusion model, and verify the images that it decodes.",
     epilog=EXIT_CODES,
-    add_completion=False,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain text: the same in a terminal, a log and docs/cli.md
@@ -173,83 +181,7 @@ def keygen(
     typer.echo(f"Keep {shown(pair.secret_path)} private and backed up; it cannot be drawn again.", err=True)
 
 
-@app.command()
-def detect(
-    images: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="IMAGE...",
-            show_default=False,
-            help="Image files: PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or PPM.",
-        ),
-    ],
-    keys: Annotated[
-        list[Path],
-        typer.Option(
-            "--key",
-            "-k",
-            metavar="KEY.json",
-            show_default=False,
-            help="Secret or public key file; may be repeated.",
-        ),
-    ],
-    fpr: Annotated[
-        float,
-        typer.Option(
-            "--fpr",
-            metavar="P",
-            help="False positive rate over random keys: detected means a p-value of at most P.",
-        ),
-    ] = 1e-6,
-    search: Annotated[
-        str,
-        typer.Option(
-            "--search",
-            metavar="none|fast|full",
-            help="Geometry to undo: none; flips and quarter turns (fast); any rotation, and scales 0.3 to 3 "
-            "as well (full; takes seconds an image).",
-        ),
-    ] = "fast",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
-) -> None:
-    """Test images for the watermark of a key.
-
-    Reads the images and the keys; needs neither the model nor PyTorch. Prints, for each image and key, the
-    verdict, the p-value, the statistic, the geometry that fitted best and, with a secret key, how many bits
-    of the message agree. The p-value is the probability that a key drawn at random would score as high or
-    higher on this image or one of the geometries tried; it already pays for every key and every geometry. An
-    image counts as detected when one of the keys is.
-
-    A p-value means something only if the key was drawn at random, independently of the image: a public key
-    file can be fitted to an image afterwards, so ask that the key or its id was known before. The public key
-    also suffices to imitate the watermark.
-
-    "not detected" proves nothing: the image may come from another model, or the watermark may have been
-    removed.
-
-    Exit code: 0 all images detected, 1 some not, 2 wrong usage, 3 some unreadable, 4 a bad key file.
-    """
-    from stablesig.detect_output import ImageReport, as_json_text, exit_code, text_footer, text_lines
-    from stablesig_detector.detection import detect as run_detect
-    from stablesig_detector.errors import ImageError
-
-    loaded = _load_keys(keys)
-    reports = []
-    for path in images:
-        try:
-            detections = run_detect(path, loaded, fpr=fpr, search=search)
-        except ImageError as error:
-            reports.append(ImageReport(path, (), str(error)))
-        else:
-            reports.append(ImageReport(path, tuple(detections), None))
-        if not as_json:
-            typer.echo("\n".join(text_lines(reports[-1])))
-    if as_json:
-        typer.echo(as_json_text(reports, keys, loaded, fpr=fpr, search=search))
-    else:
-        for line in text_footer(reports):
-            typer.echo(line)
-    raise typer.Exit(exit_code(reports))
+app.command()(detect)
 
 
 @app.command()
@@ -358,7 +290,7 @@ def embed(
         ),
     ] = False,
 ) -> None:
-    """Fine-tune a decoder so that every image it decodes carries the key's watermark.
+    """Fine-tune a decoder so that all images that it decodes carry the watermark.
 
     Reads the autoencoder, the key and a folder of photographs. Only the decoder's weights change. Writes
     DIR/vae in the layout in which the autoencoder came, DIR/watermark.json with settings and measured
@@ -415,11 +347,21 @@ def demo(
 
 app.command()(calibrate)
 app.command()(evaluate)
+app.command()(c2pa_assertion)
+app.command()(publish)
+app.command("verify-release")(verify_release)
+app.command("signing-key")(signing_key)
+app.command("prove-image")(prove_image)
+app.command("verify-proof")(verify_proof)
+app.add_typer(registry, name="registry")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; `argv` defaults to the process's arguments."""
     command: Any = typer.main.get_command(app)
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # no stream, or none with an encoding
+        # Names that the encoding of the output lacks come out as escapes, and do not end the run.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         result = command.main(
             args=None if argv is None else list(argv), prog_name="stablesig", standalone_mode=False

@@ -1,51 +1,27 @@
-"""What `stablesig detect` prints: a line for each image and key, or one JSON object."""
+"""The words and numbers in which detections are told, on the terminal, in JSON and in pictures alike."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from stablesig import __version__
-from stablesig.one_line import shown
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stablesig_detector.detection import Detection
-    from stablesig_detector.key import PublicKey, SecretKey
 
-SCHEMA = "stablesig-detections"
-SCHEMA_VERSION = 1
+DETECTED, NOT_DETECTED, UNREADABLE = "detected", "not detected", "unreadable"
+VERDICTS = {True: DETECTED, False: NOT_DETECTED}
 ABSENCE = (
     "A watermark that is not detected proves nothing: the image may come from another model, or the "
     "watermark may have been removed."
 )
+_THOUSANDS = ((15, "million billion"), (12, "trillion"), (9, "billion"), (6, "million"))
 
 
-@dataclass(frozen=True)
-class ImageReport:
-    """One image: a detection for each key, or the reason why it could not be read."""
-
-    path: Path
-    detections: tuple[Detection, ...]
-    error: str | None
-
-    @property
-    def verdict(self) -> str:
-        if self.error is not None:
-            return "unreadable"
-        return _verdict(any(detection.detected for detection in self.detections))
-
-
-def _verdict(detected: bool) -> str:
-    return "detected" if detected else "not detected"
-
-
-def exit_code(reports: Sequence[ImageReport]) -> int:
-    """3 if an image is unreadable, else 1 if one is not detected, else 0."""
-    verdicts = {report.verdict for report in reports}
-    return 3 if "unreadable" in verdicts else 1 if "not detected" in verdicts else 0
+def exit_code(verdicts: Iterable[str]) -> int:
+    """3 if an image is unreadable (or there is none), else 1 if one is not detected, else 0."""
+    found = set(verdicts)
+    return 3 if UNREADABLE in found or not found else 1 if NOT_DETECTED in found else 0
 
 
 def format_p(log10_p: float) -> str:
@@ -57,103 +33,76 @@ def format_p(log10_p: float) -> str:
     return f"1.0e{exponent + 1:03d}" if mantissa == "10.0" else f"{mantissa}e{exponent:03d}"
 
 
-def text_lines(report: ImageReport) -> list[str]:
-    """One line for each key, or one that says why the image could not be read. All lines align."""
-    if report.error is not None:
-        return [f"unreadable    {shown(report.error)}"]
-    return [
-        f"{_verdict(found.detected):<12}  p {format_p(found.log10_p_value):<8}  s {found.statistic:+.3f}  "
-        f"{_geometry(found)}  {_bits(found)}key {found.key_id}  {shown(report.path)}"
-        for found in report.detections
-    ]
+def one_in(log10_p: float, n_keys: int = 1) -> str:
+    """A p-value as a share of images, in words: -9.6 -> one in 3.9 billion images made without this key ...
+
+    Rounded towards the larger share, so that the words never claim more than the number.
+    """
+    return (
+        f"{_share(log10_p)} made without {'this key' if n_keys == 1 else 'these keys'} would score this high"
+    )
 
 
-def text_footer(reports: Sequence[ImageReport]) -> list[str]:
-    """What the lines mean: the threshold, and that absence proves nothing."""
-    found = [detection for report in reports for detection in report.detections]
-    lines = []
-    if found:
-        geometries = _count(found[0].hypotheses, "geometry", "geometries")
-        keys = _count(found[0].n_keys, "key", "keys")
-        lines.append(
-            f"Detected means p <= {found[0].fpr:g}, the false positive rate; "
-            f"p pays for {geometries} and {keys}."
-        )
-    if not all(detection.detected for detection in found):
-        lines.append(ABSENCE)
-    return lines
+def _share(log10_p: float) -> str:
+    if log10_p > math.log10(0.5):
+        return "more than half of the images"
+    if log10_p > -1:
+        return f"about {math.ceil(10 * 10.0**log10_p - 1e-9)} in 10 images"
+    return f"one in {_large_number(-log10_p)} images"
 
 
-def _count(number: int, one: str, many: str) -> str:
+def _large_number(log10: float) -> str:
+    """10^log10, at least 10, rounded down to two digits: 4.2 billion, 17,000, 3.9 x 10^22."""
+    exponent = math.floor(log10 + 1e-9)
+    digits = max(10, math.floor(10.0 ** (log10 - exponent + 1) + 1e-6))  # 10..99
+    if exponent < 6:
+        return f"{digits * 10 ** (exponent - 1):,}"
+    if exponent >= 18:
+        return f"{digits / 10:g} x 10^{exponent} (a number of {exponent + 1} digits)"
+    power, name = next((power, name) for power, name in _THOUSANDS if exponent >= power)
+    return f"{digits * 10 ** (exponent - power) / 10:,g} {name}"
+
+
+def count(number: int, one: str, many: str) -> str:
+    """1 key, 2 keys, 100,000 keys."""
     return f"{number:,} {one if number == 1 else many}"
 
 
-def _geometry(found: Detection) -> str:
-    """The geometry that fitted best, with scale and rotation if they were searched for."""
+def price(found: Detection) -> str:
+    """What a p-value pays for: 4 geometries and 1 key."""
+    geometries = count(found.hypotheses, "geometry", "geometries")
+    return f"{geometries} and {count(found.n_keys, 'key', 'keys')}"
+
+
+def searched_scales(found: Detection) -> bool:
+    """Whether scales and rotations were among the geometries tried."""
     from stablesig_detector.search import DIHEDRAL
 
-    if found.hypotheses <= len(DIHEDRAL):
-        return f"{found.transform:<9}"
-    return f"{found.transform:<9}  scale {found.scale:.2f}  rotation {found.rotation:+3.0f}"
+    return found.scale != 1.0 or found.hypotheses > 2 * len(DIHEDRAL)  # twice: over white and over black
 
 
-def _bits(found: Detection) -> str:
-    if found.matches is None or found.n_bits is None or found.bits_log10_p is None:
-        return ""
-    return f"bits {found.matches}/{found.n_bits} (uncorrected p {format_p(found.bits_log10_p)})  "
+def needed_statistic(found: Detection) -> float:
+    """The statistic that this key had to reach in the geometry that fits it best; above 1 if none can."""
+    from stablesig_detector.errors import StatisticsError
+    from stablesig_detector.statistics import spherical_threshold
+
+    try:
+        return spherical_threshold(found.fpr / (found.hypothesis_factor * found.n_keys), found.dimension)
+    except StatisticsError:  # so many hypotheses that no cosine pays for them
+        return math.inf
 
 
-def as_json_text(
-    reports: Sequence[ImageReport],
-    key_paths: Sequence[Path],
-    keys: Sequence[SecretKey | PublicKey],
-    *,
-    fpr: float,
-    search: str,
-) -> str:
-    """One JSON object; docs/cli.md describes its fields."""
-    document = {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "stablesig_version": __version__,
-        "fpr": fpr,
-        "search": search,
-        "keys": [
-            {"id": key.id, "file": str(path), "kind": "secret" if hasattr(key, "seed") else "public"}
-            for path, key in zip(key_paths, keys, strict=True)
-        ],
-        "results": [
-            {
-                "image": str(report.path),
-                "verdict": report.verdict,
-                "error": report.error,
-                "width": report.detections[0].width if report.detections else None,
-                "height": report.detections[0].height if report.detections else None,
-                "detections": [_detection_fields(found) for found in report.detections],
-            }
-            for report in reports
-        ],
-        "note": ABSENCE,
-    }
-    return json.dumps(document, indent=2, allow_nan=False)
-
-
-def _detection_fields(found: Detection) -> dict[str, Any]:
-    return {
-        "key_id": found.key_id,
-        "detected": found.detected,
-        "statistic": found.statistic,
-        "log10_p_value": found.log10_p_value,
-        "p_value": found.p_value,
-        "hypotheses": found.hypotheses,
-        "hypothesis_factor": found.hypothesis_factor,
-        "n_keys": found.n_keys,
-        "transform": found.transform,
-        "scale": found.scale,
-        "rotation": found.rotation,
-        "matches": found.matches,
-        "n_bits": found.n_bits,
-        "bits_log10_p": found.bits_log10_p,
-        "feature_version": found.feature_version,
-        "dimension": found.dimension,
-    }
+def geometry_words(found: Detection) -> str:
+    """How the image was changed after it was decoded, as far as the search can tell."""
+    turned = {
+        "identity": [],
+        "flip": ["mirrored"],
+        "rot90": ["turned by a quarter"],
+        "rot90flip": ["mirrored", "turned by a quarter"],
+    }[found.transform]
+    if not searched_scales(found):
+        return " and ".join(turned) or "not mirrored, not turned by a quarter"
+    words = ["mirrored"] if found.transform.endswith("flip") else []
+    words.append(f"scale {found.scale:.2f}")
+    words.append(f"rotation {found.rotation:+.0f} degrees" if found.rotation else "not rotated")
+    return ", ".join(words)

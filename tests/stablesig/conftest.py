@@ -25,14 +25,20 @@ def textured_image(seed: int, height: int = 256, width: int = 320, slope: float 
 
 def key_that_finds(image: Path, but_not: Path) -> PublicKey:
     """A public key along the features of one image and at right angles to those of another."""
-    from stablesig_detector.carriers import DIRECTION_SCALE
     from stablesig_detector.image import load_image
+
+    return direction_between(load_image(image), load_image(but_not))
+
+
+def direction_between(wanted: np.ndarray, other: np.ndarray) -> PublicKey:
+    """The same for pictures in memory, (H, W, 3)."""
+    from stablesig_detector.carriers import DIRECTION_SCALE
     from stablesig_detector.spectrum import FEATURE_VERSION, spectrum
     from stablesig_detector.whitening import load_default
 
     whitening = load_default()
-    wanted, other = (whitening.apply(spectrum(load_image(path)).values) for path in (image, but_not))
-    direction = wanted - (wanted @ other) / (other @ other) * other
+    has, has_not = (whitening.apply(spectrum(pixels).values) for pixels in (wanted, other))
+    direction = has - (has @ has_not) / (has_not @ has_not) * has_not
     quantised = np.rint(direction / np.linalg.norm(direction) * DIRECTION_SCALE).astype(np.int32)
     return PublicKey(quantised, 48, FEATURE_VERSION, whitening.sha256)
 

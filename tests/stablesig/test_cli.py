@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
-import math
 import os
-import re
 import stat
 import subprocess
 import sys
@@ -17,7 +14,6 @@ import pytest
 
 from stablesig import __version__
 from stablesig.cli import main
-from stablesig.detect_output import ABSENCE, format_p
 from stablesig_detector.key import PublicKey, SecretKey, load_key
 
 from .conftest import Gallery
@@ -65,6 +61,22 @@ class TestProgram:
         line = error_line(capsys)
         assert named in line
         assert "--help" in line
+
+    @pytest.mark.parametrize(
+        ("words", "completed"), [("detect --search f", ["fast", "full"]), ("key", ["keygen"])]
+    )
+    def test_shells_complete_commands_and_values(self, words: str, completed: list[str]) -> None:
+        typed = ["stablesig", *words.split()]
+        environment = {
+            **os.environ,
+            "_STABLESIG_COMPLETE": "complete_bash",
+            "COMP_WORDS": " ".join(typed),
+            "COMP_CWORD": str(len(typed) - 1),
+        }
+        run = subprocess.run(
+            [sys.executable, "-m", "stablesig"], capture_output=True, text=True, check=True, env=environment
+        )
+        assert run.stdout.split() == completed
 
     def test_is_a_module_too(self) -> None:
         run = subprocess.run(
@@ -165,6 +177,16 @@ class TestProgram:
         assert "no\ufffd[2Jwhere\ufffd" in line
         assert line.isprintable()
 
+    def test_an_output_that_lacks_a_letter_gets_an_escape(self, tmp_path: Path) -> None:
+        run = subprocess.run(
+            [sys.executable, "-m", "stablesig", "keygen", str(tmp_path / "\u65e5.json")],
+            env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "\\u65e5.json" in run.stdout
+
 
 class TestKeygen:
     def test_writes_both_files_and_names_them(self, tmp_path: Path, capsys: Capture) -> None:
@@ -220,147 +242,6 @@ class TestKeygen:
     def test_a_missing_folder_is_named(self, tmp_path: Path, capsys: Capture) -> None:
         assert main(["keygen", str(tmp_path / "nowhere" / "k.json")]) == 8
         assert "nowhere" in error_line(capsys)
-
-
-class TestDetect:
-    def test_an_image_with_the_watermark(self, gallery: Gallery, capsys: Capture) -> None:
-        assert main(["detect", str(gallery.first), "--key", str(gallery.finds_first)]) == 0
-        out, err = capsys.readouterr()
-        line, meaning = out.splitlines()
-        assert line.startswith("detected ")
-        assert "identity" in line
-        assert load_key(gallery.finds_first).id in line
-        assert line.endswith(str(gallery.first))
-        assert "p <= 1e-06" in meaning
-        assert "4 geometries and 1 key" in meaning
-        assert err == ""
-
-    def test_an_image_without_it_is_not_called_proof(self, gallery: Gallery, capsys: Capture) -> None:
-        assert main(["detect", str(gallery.first), "--key", str(gallery.secret)]) == 1
-        line, _, caveat = capsys.readouterr().out.splitlines()
-        assert line.startswith("not detected ")
-        assert caveat == ABSENCE
-
-    def test_a_secret_key_reads_bits_and_a_public_one_does_not(
-        self, gallery: Gallery, capsys: Capture
-    ) -> None:
-        keys = ["--key", str(gallery.secret), "--key", str(gallery.finds_first)]
-        main(["detect", str(gallery.first), *keys])
-        secret_line, public_line = capsys.readouterr().out.splitlines()[:2]
-        assert re.search(r"bits \d+/48 \(uncorrected p [0-9.e-]+\)  key", secret_line)
-        assert "bits" not in public_line
-
-    def test_one_matching_key_of_two_is_enough(self, gallery: Gallery, capsys: Capture) -> None:
-        keys = ["--key", str(gallery.finds_second), "--key", str(gallery.finds_first)]
-        assert main(["detect", str(gallery.first), *keys]) == 0
-        other, own, meaning, caveat = capsys.readouterr().out.splitlines()
-        assert other.startswith("not detected")
-        assert own.startswith("detected")
-        assert "2 keys" in meaning
-        assert caveat == ABSENCE
-
-    def test_an_unreadable_image_does_not_stop_the_others(self, gallery: Gallery, capsys: Capture) -> None:
-        images = [str(gallery.broken), str(gallery.second), str(gallery.first), "no-such-file.png"]
-        assert main(["detect", *images, "--key", str(gallery.finds_first)]) == 3
-        broken, second, first, missing, *_ = capsys.readouterr().out.splitlines()
-        assert broken.startswith(f"unreadable    {gallery.broken}: ")
-        assert second.startswith("not detected")
-        assert first.startswith("detected")
-        assert "no-such-file.png" in missing
-
-    def test_names_of_images_cannot_steer_the_terminal(
-        self, gallery: Gallery, tmp_path: Path, capsys: Capture
-    ) -> None:
-        odd = tmp_path / "a\x1b[31m\nb\x07.png"
-        odd.symlink_to(gallery.first)
-        missing = tmp_path / os.fsdecode(b"\xff\x1b]0;.png")
-        assert main(["detect", str(odd), str(missing), "--key", str(gallery.finds_first)]) == 3
-        found, unreadable, *_ = lines = capsys.readouterr().out.splitlines()
-        assert found.endswith("a\ufffd[31m b\ufffd.png")
-        assert "\ufffd\ufffd]0;.png: no such file" in unreadable
-        assert all(line.isprintable() for line in lines)
-
-    def test_json_carries_the_evidence(self, gallery: Gallery, capsys: Capture) -> None:
-        images = [str(gallery.first), str(gallery.second), str(gallery.broken)]
-        keys = ["--key", str(gallery.finds_first), "--key", str(gallery.secret)]
-        assert main(["detect", *images, *keys, "--json", "--fpr", "1e-5"]) == 3
-        out, err = capsys.readouterr()
-        assert err == ""
-        document = json.loads(out)
-        assert document["schema"] == "stablesig-detections"
-        assert document["schema_version"] == 1
-        assert document["fpr"] == 1e-5
-        assert document["search"] == "fast"
-        assert document["note"] == ABSENCE
-        assert [key["kind"] for key in document["keys"]] == ["public", "secret"]
-        assert [result["verdict"] for result in document["results"]] == [
-            "detected",
-            "not detected",
-            "unreadable",
-        ]
-        first, second, broken = document["results"]
-        assert (first["width"], first["height"]) == (320, 256)
-        own, other = first["detections"]
-        assert own["detected"] is True
-        assert own["key_id"] == document["keys"][0]["id"]
-        assert 0.95 < own["statistic"] <= 1.0
-        assert own["log10_p_value"] <= -100
-        assert own["matches"] is None
-        assert (own["hypotheses"], own["n_keys"]) == (4, 2)
-        assert (own["hypothesis_factor"], own["scale"], own["rotation"]) == (4, 1.0, 0.0)
-        assert other["detected"] is False
-        assert 0 <= other["matches"] <= other["n_bits"] == 48
-        assert other["p_value"] == pytest.approx(10 ** other["log10_p_value"])
-        assert second["detections"][0]["detected"] is False
-        assert broken["detections"] == []
-        assert str(gallery.broken) in broken["error"]
-
-    def test_json_fields_are_those_documented(self, gallery: Gallery, capsys: Capture) -> None:
-        main(["detect", str(gallery.first), "--key", str(gallery.secret), "--json"])
-        document = json.loads(capsys.readouterr().out)
-        reference = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
-        fields = {*document, *document["keys"][0], *document["results"][0]}
-        fields |= set(document["results"][0]["detections"][0])
-        assert {field for field in fields if f"`{field}`" not in reference} == set()
-
-    def test_search_none_tries_one_geometry(self, gallery: Gallery, capsys: Capture) -> None:
-        main(["detect", str(gallery.first), "--key", str(gallery.finds_first), "--search", "none"])
-        assert "1 geometry and 1 key" in capsys.readouterr().out
-
-    def test_search_full_shows_scale_and_rotation(self, gallery: Gallery, capsys: Capture) -> None:
-        search = ["--key", str(gallery.finds_first), "--search", "full"]
-        assert main(["detect", str(gallery.first), *search]) == 0
-        line, meaning = capsys.readouterr().out.splitlines()
-        assert "  identity   scale 1.00  rotation  +0  key" in line
-        assert "p pays for 4,920 geometries and 1 key" in meaning
-
-    @pytest.mark.parametrize("options", [["--search", "wide"], ["--fpr", "0"], ["--fpr", "nan"]])
-    def test_values_outside_their_range(self, options: list[str], gallery: Gallery, capsys: Capture) -> None:
-        assert main(["detect", str(gallery.first), "--key", str(gallery.finds_first), *options]) == 2
-        assert options[1] in error_line(capsys)
-
-    def test_a_missing_key_is_named(self, gallery: Gallery, capsys: Capture) -> None:
-        assert main(["detect", str(gallery.first), "--key", "no-such-key.json"]) == 4
-        assert "no-such-key.json" in error_line(capsys)
-
-    def test_a_key_for_other_features_is_refused(
-        self, gallery: Gallery, tmp_path: Path, capsys: Capture
-    ) -> None:
-        SecretKey.draw(feature_version="spectrum-0").save(tmp_path / "old.json")
-        assert main(["detect", str(gallery.first), "--key", str(tmp_path / "old.json")]) == 4
-        assert "spectrum-0" in error_line(capsys)
-
-
-@pytest.mark.parametrize(
-    ("p", "text"),
-    [(0.5, "0.5"), (0.0123, "0.012"), (1e-6, "1.0e-06"), (9.99e-7, "1.0e-06"), (3.14e-21, "3.1e-21")],
-)
-def test_p_values_keep_two_digits(p: float, text: str) -> None:
-    assert format_p(math.log10(p)) == text
-
-
-def test_p_values_below_the_smallest_float_are_shown() -> None:
-    assert format_p(-2000.5) == "3.2e-2001"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,27 @@ import pytest
 from stablesig.cli import main
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "cli.md"
-COMMANDS = ["", "keygen", "embed", "reconstruct", "detect", "demo", "calibrate", "evaluate"]
+COMMANDS = [
+    "",
+    "keygen",
+    "embed",
+    "reconstruct",
+    "detect",
+    "demo",
+    "calibrate",
+    "evaluate",
+    "c2pa-assertion",
+    "publish",
+    "verify-release",
+    "signing-key",
+    "prove-image",
+    "verify-proof",
+    "registry",
+    "registry add",
+    "registry revoke",
+    "registry check",
+    "registry pack",
+]
 
 
 def section_pattern(command: str) -> re.Pattern[str]:
@@ -45,12 +65,12 @@ def test_the_reference_shows_the_help(
 def test_every_command_is_in_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
     listed = help_of("", capsys).partition("Commands:\n")[2].partition("\n\n")[0]
     names = [line.split()[0] for line in listed.splitlines()]
-    assert sorted(names) == sorted(COMMANDS[1:])
+    assert sorted(names) == sorted(command for command in COMMANDS[1:] if " " not in command)
 
 
 @pytest.mark.parametrize("command", COMMANDS[1:])
 def test_every_option_has_a_help_text(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = help_of(command, capsys).partition("Options:\n")[2]
     lines = [line for line in options.splitlines() if line.lstrip().startswith("-")]
-    assert len(lines) >= 2
+    assert len(lines) >= (1 if command in ("registry", "registry check", "signing-key") else 2)
     assert [line for line in lines if len(re.split(r"\s{2,}", line.strip(), maxsplit=1)) < 2] == []
