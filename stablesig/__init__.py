@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from stablesig.evaluation_settings import EvaluationSettings as EvaluationSettings
     from stablesig.evaluation_summary import Evaluation as Evaluation
     from stablesig.extras import MissingExtraError as MissingExtraError
+    from stablesig.gate import ReleaseRefusedError as ReleaseRefusedError
     from stablesig.keypair import KeyPair as KeyPair
     from stablesig.keypair import keygen as keygen
+    from stablesig.publish_settings import PublishSettings as PublishSettings
+    from stablesig.publishing import publish as publish
     from stablesig.reconstruction import Reconstruction as Reconstruction
     from stablesig.reconstruction import reconstruct as reconstruct
     from stablesig_detector.detection import Detection as Detection
@@ -68,7 +71,9 @@ _HOME = {
     "OutputError": "stablesig_detector.errors",
     "OutputExistsError": "stablesig_detector.errors",
     "PublicKey": "stablesig_detector.key",
+    "PublishSettings": "stablesig.publish_settings",
     "Reconstruction": "stablesig.reconstruction",
+    "ReleaseRefusedError": "stablesig.gate",
     "SecretKey": "stablesig_detector.key",
     "StableSigError": "stablesig_detector.errors",
     "StatisticsError": "stablesig_detector.errors",
@@ -81,6 +86,7 @@ _HOME = {
     "keygen": "stablesig.keypair",
     "load_image": "stablesig_detector.image",
     "load_key": "stablesig_detector.key",
+    "publish": "stablesig.publishing",
     "reconstruct": "stablesig.reconstruction",
     "run_demo": "stablesig.demo",
 }
@@ -100,7 +106,9 @@ __all__ = [
     "OutputError",
     "OutputExistsError",
     "PublicKey",
+    "PublishSettings",
     "Reconstruction",
+    "ReleaseRefusedError",
     "SecretKey",
     "StableSigError",
     "StatisticsError",
@@ -114,6 +122,7 @@ __all__ = [
     "keygen",
     "load_image",
     "load_key",
+    "publish",
     "reconstruct",
     "run_demo",
 ]

@@ -97,7 +97,9 @@ def test_public_names_are_these() -> None:
         "OutputError",
         "OutputExistsError",
         "PublicKey",
+        "PublishSettings",
         "Reconstruction",
+        "ReleaseRefusedError",
         "SecretKey",
         "StableSigError",
         "StatisticsError",
@@ -111,6 +113,7 @@ def test_public_names_are_these() -> None:
         "keygen",
         "load_image",
         "load_key",
+        "publish",
         "reconstruct",
         "run_demo",
     ]
