@@ -166,6 +166,15 @@ def test_absence_is_never_called_proof(facts: CardFacts) -> None:
     assert "Absence proves nothing" in render_card(facts)
 
 
+@pytest.mark.parametrize("key_file", ["key.pub.json", None])
+def test_nothing_is_claimed_of_every_image_or_of_an_eye(key_file: str | None, facts: CardFacts) -> None:
+    card = render_card(replace(facts, verification=Verification(key_file, "f" * 64, None)))
+    assert "every image" not in card
+    assert "invisible" not in card
+    assert "exact for one geometry and an upper bound for several" in card
+    assert "can estimate the key's direction" in card, "a commitment does not hide what the weights show"
+
+
 @pytest.mark.parametrize("name", ["org/name", "a/b.c-d_e"])
 def test_ids_of_the_hub(name: str) -> None:
     assert is_hub_id(name)
