@@ -228,6 +228,12 @@ def load_decoders(
             "the original has the watermarked decoder itself; name the autoencoder before embed "
             "with --original"
         )
+    recorded = watermarked.autoencoder.get("original_decoder_sha256")  # releases before it recorded none
+    if recorded is not None and decoder_sha256(before) != recorded:
+        raise DecoderError(
+            f"{original or watermarked.autoencoder['source']} has the right encoder and another decoder than "
+            "the one that was watermarked; name that one with --original"
+        )
     further = [load_autoencoder(source, device=device) for source in others]
     if shipped and not further:
         ours = load_shipped(device)

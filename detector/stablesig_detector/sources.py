@@ -14,7 +14,7 @@ from .bounds import MAX_FILE_BYTES
 from .errors import ImageError
 from .image import IMAGE_SUFFIXES
 from .reading import LoadedImage, read_image
-from .urls import FetchPolicy, fetch
+from .urls import FetchPolicy, fetch, without_password
 
 STANDARD_INPUT = "standard input"
 
@@ -55,7 +55,7 @@ def find_sources(arguments: Sequence[str], *, recursive: bool = True) -> Iterato
             yield _standard_input(stdin_read)
             stdin_read = True
         elif argument.lower().startswith(("http://", "https://")):
-            yield Source(argument, url=argument)
+            yield Source(without_password(argument), url=argument)
         else:
             yield from _on_disk(argument, recursive)
 

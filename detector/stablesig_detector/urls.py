@@ -9,6 +9,7 @@ same checks. Proxies named in the environment are not used, since the proxy woul
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import threading
@@ -98,8 +99,13 @@ def fetch(source: HasUrl | str, policy: FetchPolicy = FetchPolicy()) -> bytes:
         problem = "has a host that cannot be found; check the address"
     except (OSError, HTTPException, ValueError) as error:
         problem = f"cannot be fetched ({_one_line(error)}); check the address, or download it first"
-    trail = f" (by way of {under_way.seen[-1]})" if len(under_way.seen) > 1 else ""
-    raise ImageError(f"{url}: {problem}{trail}")
+    trail = f" (by way of {without_password(under_way.seen[-1])})" if len(under_way.seen) > 1 else ""
+    raise ImageError(f"{without_password(url)}: {problem}{trail}")
+
+
+def without_password(url: str) -> str:
+    """An address as it may be printed: without the user name and password in front of its host."""
+    return re.sub(r"//[^/?#]*@", "//***@", url, count=1)
 
 
 def _in_time(work: Callable[[], _T], under_way: _Fetch) -> _T:

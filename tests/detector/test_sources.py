@@ -65,6 +65,7 @@ def test_a_file_whose_name_looks_like_a_pattern(album: Path) -> None:
 def test_addresses_are_handed_on_unopened() -> None:
     url = "HTTPS://example.org/a*.png?size=[2]"
     assert list(find_sources([url])) == [Source(url, url=url)]
+    assert [source.name for source in find_sources(["http://me:pw@h.test/@a"])] == ["http://***@h.test/@a"]
 
 
 def test_what_is_not_there(album: Path) -> None:

@@ -139,13 +139,20 @@ def test_a_redirect_to_something_else_is_refused(location: str, server: Server) 
     [
         ("ftp://example.org/a.png", "is not an http or https address"),
         ("http:///a.png", "is not an http or https address"),
-        ("http://user:secret@127.0.0.1/", "holds a user name or password"),
         ("http://127.0.0.1:99999/", "cannot be fetched"),
         ("http://127.0.0.1:1/", "cannot be fetched"),
     ],
 )
 def test_addresses_that_cannot_be_fetched(url: str, problem: str) -> None:
     assert problem in _refused(url)
+
+
+def test_a_password_is_not_sent_and_not_shown(server: Server) -> None:
+    with pytest.raises(ImageError) as caught:
+        fetch(server.url("/a.png").replace("//", "//user:secret@"), HERE)
+    assert "holds a user name or password" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert server.asked == []
 
 
 @pytest.mark.parametrize(

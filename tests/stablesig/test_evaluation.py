@@ -523,6 +523,16 @@ def test_an_original_of_another_encoder_is_refused(case: Case, tmp_path: Path) -
         run(case, tmp_path / "report", original=shipped)
 
 
+def test_an_original_with_another_decoder_than_was_watermarked_is_refused(
+    fitted: Case, tmp_path: Path
+) -> None:
+    facts = json.loads((fitted.folder / "watermark.json").read_text())
+    facts["autoencoder"]["original_decoder_sha256"] = "0" * 64
+    (fitted.folder / "watermark.json").write_text(json.dumps(facts))
+    with pytest.raises(DecoderError, match="another decoder than the one that was watermarked"):
+        run(fitted, tmp_path / "report", suites=[STAMP], key=fitted_key(fitted))
+
+
 def test_an_original_that_is_nowhere_is_asked_for(case: Case, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"was somewhere-else, .*--original"):
         run(case, tmp_path / "report", original=None)
