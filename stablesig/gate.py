@@ -260,6 +260,15 @@ def key_checks(
         yield Check(
             "key", False, "it was drawn for other whitening statistics; give the key that was embedded"
         )
+    from stablesig_detector.whitening import load_default
+
+    if key.statistics_sha256 != load_default().sha256:  # else it is noticed only once everything was sent
+        yield Check(
+            "detector",
+            False,
+            "this release of stablesig has other whitening statistics than the key, so it cannot verify the "
+            "release; use the one that drew the key, or watermark the decoder with a new key",
+        )
     if entry is not None:
         yield _entry_check(entry, on)
 

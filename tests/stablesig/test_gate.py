@@ -155,6 +155,14 @@ def test_a_key_that_is_called_off_is_refused(
         GateReport(checks, "never mind").enforce()
 
 
+def test_a_key_that_the_detector_cannot_use_is_refused_before_anything_is_sent(case: Publishable) -> None:
+    key = SecretKey(case.key.seed, case.key.message, case.key.feature_version, case.key.dimension, "0" * 64)
+    case.change("watermark.json", key__id=key.id, key__statistics_sha256="0" * 64)
+    case.change("report.json", key__id=key.id, key__statistics_sha256="0" * 64)
+    checks = key_checks(key, read_watermark(case.folder), [read_report(case.report)], None, TODAY)
+    assert [one.name for one in checks if not one.passed] == ["detector"]
+
+
 def test_another_key_is_refused(case: Publishable) -> None:
     other = SecretKey(
         bytes(32), (1,) * 48, case.key.feature_version, case.key.dimension, case.key.statistics_sha256
