@@ -271,13 +271,16 @@ class TestSources:
     def test_transparent_parts_are_tried_over_both_grounds_and_paid_for(
         self, tmp_path: Path, capsys: Capture
     ) -> None:
-        picture, other = textured_image(5, 128, 128), textured_image(6, 128, 128, slope=0.5)
-        alpha = np.full((128, 128, 1), 160, np.uint8)
+        picture, alpha = textured_image(5, 128, 128), textured_image(6, 128, 128, slope=0.5)[..., :1]
         Image.fromarray(np.concatenate([picture, alpha], axis=2), "RGBA").save(tmp_path / "a.png")
-        black = Image.new("RGBA", (128, 128), (0, 0, 0, 255))
         with Image.open(tmp_path / "a.png") as opened:
-            over_black = np.asarray(Image.alpha_composite(black, opened).convert("RGB"))
-        key = direction_between(over_black, other)
+            over_white, over_black = (
+                np.asarray(
+                    Image.alpha_composite(Image.new("RGBA", (128, 128), ground), opened).convert("RGB")
+                )
+                for ground in ("white", "black")
+            )
+        key = direction_between(over_black, over_white)
         key.save(tmp_path / "k.pub.json")
         arguments = [str(tmp_path / "a.png"), "--key", str(tmp_path / "k.pub.json")]
         [result] = document(arguments, capsys, 0)["results"]
