@@ -52,4 +52,4 @@ $(DEMO_STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo-out build dist .mypy_cache .pytest_cache .ruff_cache

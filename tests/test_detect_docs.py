@@ -91,7 +91,7 @@ def without_figures(text: str) -> str:
         text,
         flags=re.S,
     )
-    text = text.replace("more than half of the", "SHARE")
+    text = text.replace("up to all of the", "SHARE")
     text = re.sub(r"\b(identity|flip|rot90|rot90flip) ", "GEOMETRY ", text)
     text = re.sub(rf"(?<![\w.]){number}(?![\w])", "#", text)
     return " ".join(text.split())

@@ -57,6 +57,8 @@ def test_the_commands_run_in_order(workplace: Path, capsys: pytest.CaptureFixtur
 
 
 def test_the_python_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keygen", "publisher.json"]) == 0
+    capsys.readouterr()
     [code] = blocks("python")
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.startswith("False ")

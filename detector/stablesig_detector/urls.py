@@ -236,8 +236,8 @@ def _checked_addresses(host: str, port: int, policy: FetchPolicy) -> list[_Addre
     for _, address in addresses:
         if not policy.allow_private and not is_public(str(address[0])):
             raise ImageError(
-                f"leads to {address[0]}, which is not on the public internet; if it is meant, allow private"
-                " addresses"
+                f"leads to {address[0]}, which is not on the public internet; if it is meant, allow private "
+                "addresses (--allow-private)"
             )
     return addresses
 

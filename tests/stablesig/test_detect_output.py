@@ -24,9 +24,9 @@ def test_p_values_below_the_smallest_float_are_shown() -> None:
 @pytest.mark.parametrize(
     ("log10_p", "share"),
     [
-        (0.0, "more than half of the images"),
-        (math.log10(0.31), "about 4 in 10 images"),
-        (math.log10(0.3), "about 3 in 10 images"),
+        (0.0, "up to all of the images"),
+        (math.log10(0.31), "up to 4 in 10 images"),
+        (math.log10(0.3), "up to 3 in 10 images"),
         (math.log10(0.1), "one in 10 images"),
         (math.log10(0.042), "one in 23 images"),
         (-5.0, "one in 100,000 images"),
