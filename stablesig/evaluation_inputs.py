@@ -190,10 +190,9 @@ def check_common_encoder(original: Autoencoder, marked: Autoencoder, given: str)
 
 def decoder_sha256(autoencoder: Autoencoder) -> str:
     """Of the decoder's parameters, in order, as float32 bytes."""
-    digest = hashlib.sha256()
-    for parameter in autoencoder.decoder_parameters():
-        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    from stablesig_train.provenance import parameters_sha256
+
+    return parameters_sha256(autoencoder.decoder_parameters())
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -62,12 +61,13 @@ def load_release(folder: Path, kind: str, stride: int) -> Loaded:
         )
     from stablesig_train.decoders import load_autoencoder
     from stablesig_train.held_out import prepare
+    from stablesig_train.provenance import parameters_sha256
 
     autoencoder = load_autoencoder(f"taef2:{folder}")
     return Loaded(
         kind,
         autoencoder.stride,
-        _digest(autoencoder.module.decoder),
+        parameters_sha256(autoencoder.module.decoder.parameters()),
         lambda image: prepare(autoencoder, [image]).originals[0],
     )
 
@@ -76,8 +76,11 @@ def _by_diffusers(folder: Path, kind: str, stride: int) -> Loaded:
     import diffusers
     import torch
 
+    from stablesig_train.decoders import errors_only
+    from stablesig_train.provenance import parameters_sha256
+
     try:
-        with _hushed(logging.getLogger("diffusers")):
+        with errors_only(logging.getLogger("diffusers")):
             model: Any = getattr(diffusers, kind).from_pretrained(
                 folder,
                 use_safetensors=True,
@@ -101,25 +104,7 @@ def _by_diffusers(folder: Path, kind: str, stride: int) -> Loaded:
         )
         return pixels
 
-    return Loaded(kind, stride, _digest(model.decoder), reconstruct)
-
-
-@contextmanager
-def _hushed(logger: logging.Logger) -> Iterator[None]:
-    """Only errors, not remarks on settings that the model does not know: its parameters are hashed below."""
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _digest(decoder: Any) -> str:
-    digest = hashlib.sha256()
-    for parameter in decoder.parameters():
-        digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return Loaded(kind, stride, parameters_sha256(model.decoder.parameters()), reconstruct)
 
 
 def decode_and_detect(

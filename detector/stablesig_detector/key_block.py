@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .carriers import DIRECTION_SCALE
-from .key_entry import Key, KeyEntry
+from .key_entry import Key, KeyEntry, LazyEntries
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class KeyBlock:
         return KeyBlock(self.space, self.directions, self.ids, Rearranged(self.entries, None, entries))
 
 
-class Rearranged(Sequence[KeyEntry]):
+class Rearranged(LazyEntries):
     """Some entries of a sequence, some of them replaced, without making the others."""
 
     def __init__(
@@ -83,14 +82,8 @@ class Rearranged(Sequence[KeyEntry]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> KeyEntry: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[KeyEntry]: ...
-    def __getitem__(self, index: int | slice) -> KeyEntry | Sequence[KeyEntry]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        row = self._rows[index]
+    def _at(self, place: int) -> KeyEntry:
+        row = self._rows[place]
         return self._instead[row] if row in self._instead else self._entries[row]
 
 

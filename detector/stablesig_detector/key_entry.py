@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from enum import StrEnum
-from typing import TypeAlias
+from typing import TypeAlias, overload
 
 from .key import PublicKey, SecretKey
 
@@ -85,3 +87,20 @@ def _is_described(entry: KeyEntry) -> bool:
     """Whether an entry says more than the key: then its file is the one to show."""
     told = (entry.provider, entry.model_id, entry.not_before, entry.not_after, entry.revoked)
     return any(value is not None for value in told)
+
+
+class LazyEntries(Sequence[KeyEntry]):
+    """Entries that are made when they are asked for. A subclass says how many there are, and makes one."""
+
+    @abstractmethod
+    def _at(self, place: int) -> KeyEntry:
+        """The entry at 0 <= place < len(self)."""
+
+    @overload
+    def __getitem__(self, index: int) -> KeyEntry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[KeyEntry]: ...
+    def __getitem__(self, index: int | slice) -> KeyEntry | Sequence[KeyEntry]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return self._at(range(len(self))[index])

@@ -13,13 +13,13 @@ from datetime import date
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import KeyFileError, UsageError
 from .key_block import FeatureSpace, KeyBlock, blocks_of
-from .key_entry import Key, KeyEntry, KeyState, merged, today
+from .key_entry import Key, KeyEntry, KeyState, LazyEntries, merged, today
 
 if TYPE_CHECKING:
     from .whitening import Whitening
@@ -159,7 +159,7 @@ def _assembled(
     return KeySet((*blocks_of(together.values()), *blocks), today() if on is None else on, tuple(notes))
 
 
-class _Entries(Sequence[KeyEntry]):
+class _Entries(LazyEntries):
     """The entries of several blocks, one after the other."""
 
     def __init__(self, blocks: Sequence[KeyBlock]) -> None:
@@ -169,16 +169,9 @@ class _Entries(Sequence[KeyEntry]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    @overload
-    def __getitem__(self, index: int) -> KeyEntry: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[KeyEntry]: ...
-    def __getitem__(self, index: int | slice) -> KeyEntry | Sequence[KeyEntry]:
+    def _at(self, place: int) -> KeyEntry:
         from bisect import bisect_right
 
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
         block = bisect_right(self._ends, place)
         return self._blocks[block].entries[place - (self._ends[block - 1] if block else 0)]
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ from .carriers import DIRECTION_SCALE
 from .errors import KeyFileError, OutputError, OutputExistsError, UsageError
 from .key import MAX_DIMENSION, PublicKey
 from .key_block import FeatureSpace, KeyBlock, blocks_of
-from .key_entry import Key, KeyEntry
+from .key_entry import Key, KeyEntry, LazyEntries
 from .registry import (
     PACK_NAME,
     REGISTRY_NAME,
@@ -216,7 +216,7 @@ def _tensor(described: dict[str, Any], mapped: NDArray[np.uint8]) -> NDArray[Any
     return np.frombuffer(mapped, dtype, math.prod(shape), start).reshape(shape)
 
 
-class PackedEntries(Sequence[KeyEntry]):
+class PackedEntries(LazyEntries):
     """The entries of a pack, each made, and its key held against its id, when it is asked for."""
 
     def __init__(self, path: Path, space: FeatureSpace, tensors: dict[str, NDArray[Any]]) -> None:
@@ -225,14 +225,7 @@ class PackedEntries(Sequence[KeyEntry]):
     def __len__(self) -> int:
         return len(self._tensors["ids"])
 
-    @overload
-    def __getitem__(self, index: int) -> KeyEntry: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[KeyEntry]: ...
-    def __getitem__(self, index: int | slice) -> KeyEntry | Sequence[KeyEntry]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+    def _at(self, place: int) -> KeyEntry:
         key_id = f"{int(self._tensors['ids'][place]):016x}"
         try:
             key = self._key(place)

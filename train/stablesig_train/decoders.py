@@ -191,7 +191,7 @@ def _build_diffusers(layout: Layout, weights: _Weights) -> nn.Module:
     )
     model_class = getattr(diffusers, layout.kind)
     try:
-        with _errors_only(logging.getLogger("diffusers")):
+        with errors_only(logging.getLogger("diffusers")):
             return model_class.from_config(config)
     except Exception as error:  # whatever diffusers' constructors make of a value that they did not expect
         reason = str(error).partition("\n")[0] or type(error).__name__
@@ -201,7 +201,7 @@ def _build_diffusers(layout: Layout, weights: _Weights) -> nn.Module:
 
 
 @contextmanager
-def _errors_only(logger: logging.Logger) -> Iterator[None]:
+def errors_only(logger: logging.Logger) -> Iterator[None]:
     """Hushes remarks, as on settings that the model does not know: its weights are checked one by one."""
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -32,7 +32,7 @@ from stablesig_train.embed_config import EmbedConfig
 from stablesig_train.finetuning import CHECKPOINT, FineTuning, Progress, TrainingStep
 from stablesig_train.held_out import Control, Measurement, Pixels, Robustness, hold_psnr, measure, prepare
 from stablesig_train.precision import choose_precision
-from stablesig_train.provenance import machine, peak_memory_bytes, public_source, versions
+from stablesig_train.provenance import machine, parameters_sha256, peak_memory_bytes, public_source, versions
 from stablesig_train.report import loss_curve, side_by_side, write_watermark_json
 from stablesig_train.spectrum import Statistic
 from stablesig_train.training_images import (
@@ -250,15 +250,12 @@ def _identity(
     config: EmbedConfig, key: Key, whitening: Whitening, autoencoder: Autoencoder, files: list[ImageFile]
 ) -> dict[str, Any]:
     """What decides where a run goes: a checkpoint of another identity is not taken up."""
-    digest = hashlib.sha256()
-    for parameter in autoencoder.decoder_parameters():
-        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
     settings = {name: value for name, value in asdict(config).items() if name not in _ELSEWHERE}
     return settings | {
         "key": key.id,
         "statistics": whitening.sha256,
         "images": manifest_sha256(files),
-        "decoder": digest.hexdigest(),
+        "decoder": parameters_sha256(autoencoder.decoder_parameters()),
     }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,6 +23,14 @@ def versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = None
     return found
+
+
+def parameters_sha256(parameters: Iterable[torch.Tensor]) -> str:
+    """Of weights in the order given, as float32 bytes: how reports and releases name a decoder."""
+    digest = hashlib.sha256()
+    for parameter in parameters:
+        digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def machine(device: torch.device) -> str:
