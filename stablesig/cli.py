@@ -318,6 +318,8 @@ def embed(
             vae, loaded, images, out, config, resume=resume, progress=progress, on_warning=warn
         )
     _show(result)
+    if result.shortfall is not None:
+        warn(result.shortfall)
 
 
 @app.command()

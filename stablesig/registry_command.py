@@ -146,6 +146,45 @@ def revoke(
     _remind_of_pack(folder)
 
 
+@registry.command("list")
+def list_keys(
+    folder: FolderArgument,
+    on: Annotated[
+        datetime | None,
+        typer.Option(
+            "--on",
+            metavar="DATE",
+            formats=_FORMATS,
+            help="The day (UTC) for which states are shown (default: today).",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+) -> None:
+    """List the keys of a registry: id, state, provider, model.
+
+    A file that is no sound entry is an error; registry check names them all.
+    """
+    from stablesig_detector.key_entry import today
+    from stablesig_detector.registry import entry_description, read_registry
+
+    day = _day(on) or today()
+    entries = read_registry(folder)
+    if as_json:
+        import json
+
+        rows = [
+            {"id": entry.key.id, "state": entry.state_on(day), **entry_description(entry)}
+            for entry in entries
+        ]
+        typer.echo(
+            json.dumps({"schema": "stablesig-registry-list", "schema_version": 1, "keys": rows}, indent=2)
+        )
+        return
+    for entry in entries:
+        whose = "  ".join(part for part in (entry.provider, entry.model_id) if part)
+        typer.echo(f"{entry.key.id}  {entry.state_on(day):<13}  {shown(whose)}")
+
+
 @registry.command()
 def check(
     folder: FolderArgument,

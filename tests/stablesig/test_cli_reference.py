@@ -32,6 +32,7 @@ COMMANDS = [
     "registry",
     "registry add",
     "registry revoke",
+    "registry list",
     "registry check",
     "registry pack",
 ]

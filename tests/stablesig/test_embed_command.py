@@ -23,6 +23,13 @@ class Step:
     psnr_db: float
 
 
+class Result:
+    shortfall = "detected in 3 of 12"
+
+    def __str__(self) -> str:
+        return "out/vae: 40.5 dB"
+
+
 def arguments(gallery: Gallery, *options: str) -> list[str]:
     return ["embed", "vae", "--key", str(gallery.secret), "--images", "photos", "--out", "out", *options]
 
@@ -32,12 +39,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Every call of the training loop, which reports two steps and returns."""
     recorded: list[dict[str, Any]] = []
 
-    def record(vae: str, key: Any, images: Path, out: Path, config: Any, **options: Any) -> str:
+    def record(vae: str, key: Any, images: Path, out: Path, config: Any, **options: Any) -> Result:
         recorded.append({"vae": vae, "key": key, "images": images, "out": out, "config": config, **options})
         options["on_warning"]("skipped a\x1b.png: no image")
         options["progress"](Step(1, 2, 0.125, 45.0))
         options["progress"](Step(2, 2, 0.25, 40.5))
-        return "out/vae: 40.5 dB"
+        return Result()
 
     monkeypatch.setattr("stablesig_train.embedding.embed", record)
     return recorded
@@ -96,9 +103,10 @@ def test_results_go_to_stdout_and_progress_to_stderr(
     assert main(arguments(gallery)) == 0
     out, err = capsys.readouterr()
     assert out == "out/vae: 40.5 dB\n"
-    warning, step = err.splitlines()
+    warning, step, shortfall = err.splitlines()
     assert warning == "stablesig: warning: skipped a\ufffd.png: no image"
     assert step == "step 2/2  statistic +0.250  PSNR 40.5 dB  0 s left"
+    assert shortfall == "stablesig: warning: detected in 3 of 12"
 
 
 @pytest.mark.parametrize("saved", [True, False])

@@ -85,6 +85,23 @@ def test_revoke_then_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert document["problems"] == []
 
 
+def test_list_shows_ids_to_revoke_by(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (entry.key.id for entry in read_registry(folder))
+    assert run("revoke", folder, second, "--reason", "leaked", "--on", "2025-02-03") == 0
+    capsys.readouterr()
+    assert run("list", folder, "--on", "2026-01-01") == 0
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [
+        [first, "valid"],
+        [second, "revoked"],
+    ]
+    assert run("list", folder, "--on", "2027-01-01", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [(key["id"], key["state"], key["reason"]) for key in document["keys"]] == [
+        (first, "expired", None),
+        (second, "revoked", "leaked"),
+    ]
+
+
 def test_check_prints_every_problem_and_fails(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = entry_path(folder, read_registry(folder)[0].key.id)
     path.write_text("{}")

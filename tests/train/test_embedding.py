@@ -39,7 +39,9 @@ from stablesig_train.embedding import EmbedConfig, EmbedResult, TrainingStep, em
 from stablesig_train.held_out import (
     PSNR_TOLERANCE_DB,
     SCALE_RANGE,
+    Control,
     Measurement,
+    Robustness,
     control,
     decode_pixels,
     find_scale,
@@ -344,6 +346,20 @@ def test_the_control_shows_its_smallest_p_value() -> None:
     assert none.split() == ["none", "0/3", "+0.100", "1e-2.0", "1e-0.1"]
     assert original.split() == ["original", "decoder", "0/3", "+0.100", "1e-2.0", "1e-5.5", "(lowest)"]
     assert asdict(measured)["control"]["lowest_log10_p"] == -5.5
+
+
+@pytest.mark.parametrize(("detected", "warned"), [(3, False), (2, True)])
+def test_a_miss_among_untouched_images_is_a_shortfall(detected: int, warned: bool) -> None:
+    row = Control(0, 3, 0.0, -0.3, -0.5)
+    untouched, jpeg = (
+        Robustness("none", detected, 3, 0.5, -9.0, -7.0),
+        Robustness("JPEG", 0, 3, 0.1, -1.0, 0.0),
+    )
+    measured = Measurement(40.0, 39.0, (untouched, jpeg), row, 1e-6, 3, 512)
+    shortfall = EmbedResult(Path("out"), "id", 1, 1.0, 1.0, measured).shortfall
+    assert (shortfall is not None) is warned
+    if shortfall is not None:
+        assert "in 2 of 3" in shortfall
 
 
 def test_the_seed_decides_and_the_callers_generator_is_left_alone(bench: Bench, tmp_path: Path) -> None:

@@ -72,6 +72,17 @@ class EmbedResult:
     def vae(self) -> Path:
         return self.out / "vae"
 
+    @property
+    def shortfall(self) -> str | None:
+        """A warning for whoever would publish this; None if all untouched held-out images are detected."""
+        untouched = self.measurement.attacks[0]
+        if untouched.detected == untouched.total:
+            return None
+        return (
+            f"the watermark was detected in {untouched.detected} of {untouched.total} held-out images that "
+            "nothing was done to; more --steps, more photographs or a lower --psnr make it stronger"
+        )
+
     def __str__(self) -> str:
         found = self.measurement
         lines = [
