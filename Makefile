@@ -43,7 +43,7 @@ endef
 
 $(DEV_STAMP): pyproject.toml constraints.txt
 	$(make-venv)
-	$(PIP) --group dev --editable '.[train,hub,sign,heif,c2pa]'
+	$(PIP) --group dev --editable '.[train,hub,sign,heif,c2pa,scan,scan-ray]'
 	@touch $@
 
 $(DEMO_STAMP): pyproject.toml constraints.txt

@@ -29,6 +29,8 @@ from stablesig.one_line import printable, shown
 from stablesig.provenance_command import prove_image, signing_key, verify_proof
 from stablesig.publish_command import publish
 from stablesig.registry_command import registry
+from stablesig.scan_command import scan
+from stablesig.scan_report_command import scan_report
 from stablesig.verify_release_command import verify_release
 
 if TYPE_CHECKING:
@@ -182,6 +184,8 @@ def keygen(
 
 
 app.command()(detect)
+app.command()(scan)
+app.command("scan-report")(scan_report)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from stablesig.backgrounds import look_over_both
 from stablesig.c2pa import Manifest, manifest_evidence
 from stablesig.detect_output import UNREADABLE, VERDICTS
 from stablesig.one_line import shown
@@ -17,7 +18,6 @@ from stablesig_detector.detection import Detection, detect
 from stablesig_detector.errors import ImageError
 from stablesig_detector.image import file_bytes
 from stablesig_detector.reading import read_image
-from stablesig_detector.statistics import bonferroni_log10
 from stablesig_detector.urls import FetchPolicy, fetch
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from stablesig_detector.sources import Source
 
 ALL_KEYS = 16  # up to so many keys all are reported; of more, the best one and all that are detected
-WHITE, BLACK = "white", "black"
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,44 +153,13 @@ def _bytes(source: Source, policy: FetchPolicy) -> bytes:
 
 
 def _detections(image: LoadedImage, request: Request) -> tuple[str | None, ImageArray, Sequence[Detection]]:
-    """What its transparent parts lay over, those pixels, and the evidence in them.
-
-    A picture with transparent parts was watermarked over some background, which the file does not tell. Both
-    are tried, and the better one counts at twice its p-value (Bonferroni).
-    """
+    """What its transparent parts lay over, those pixels, and the evidence in them: see `backgrounds`."""
     best = None if len(request.keys) <= ALL_KEYS else 1
 
     def look(pixels: ImageArray) -> list[Detection]:
         return detect(pixels, request.keys, fpr=request.fpr, search=request.search, best=best)
 
-    if image.over_black is None:
-        return None, image.pixels, look(image.pixels)
-    white, black = (_paid_twice(look(pixels)) for pixels in (image.pixels, image.over_black))
-    strength = [min(found.log10_p_value for found in side) for side in (white, black)]
-    chosen = BLACK if strength[1] < strength[0] else WHITE
-    first, second = (black, white) if chosen == BLACK else (white, black)
-    others = {found.key_id: found for found in second}
-    # Key by key the better background: with several keys it need not be the same.
-    together = [
-        min(found, others.pop(found.key_id, found), key=lambda one: one.log10_p_value) for found in first
-    ]
-    together += others.values()
-    if best is not None:  # what was detected before it was paid for twice is not there to stay
-        strongest = min(together, key=lambda one: one.log10_p_value)
-        together = [found for found in together if found.detected or found is strongest]
-    return chosen, image.over_black if chosen == BLACK else image.pixels, together
-
-
-def _paid_twice(found: Sequence[Detection]) -> list[Detection]:
-    return [
-        replace(
-            one,
-            log10_p_value=bonferroni_log10(one.log10_p_value, 2),
-            hypotheses=2 * one.hypotheses,
-            hypothesis_factor=2 * one.hypothesis_factor,
-        )
-        for one in found
-    ]
+    return look_over_both(image.pixels, image.over_black, look, only_best=best is not None)
 
 
 def _explained(evidence: ImageEvidence, pixels: ImageArray, request: Request) -> ImageEvidence:

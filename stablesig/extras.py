@@ -17,7 +17,7 @@ class MissingExtraError(UsageError, ImportError):
 
 # Top-level modules that the `scan` and `scan-ray` extras bring.
 _SCAN_MODULES = {"pyarrow", "duckdb", "fsspec", "prometheus_client"}
-_RAY_MODULES = {"ray", "pandas"}
+_RAY_MODULES = {"ray"}
 
 
 @contextmanager

@@ -204,8 +204,18 @@ def _info(hub: HubServer, call: _Call) -> Answer:
 def _tree(hub: HubServer, call: _Call) -> Answer:
     repository = hub.readable(call.name, call.token)
     files = repository.commits[_resolve(repository, call.revision)].files
+    within = f"{call.path}/" if call.path else ""
+    if within and not any(path.startswith(within) for path in files):
+        raise Refused(404, "EntryNotFound", f"{call.path} does not exist")
+    folders: set[str] = set()
     entries = []
     for path, blob in files.items():
+        if not path.startswith(within):
+            continue
+        below, deeper, _ = path.removeprefix(within).partition("/")
+        if deeper and call.query.get("recursive") == "false":
+            folders.add(within + below)
+            continue
         entry: dict[str, Any] = {
             "type": "file",
             "path": path,
@@ -215,6 +225,8 @@ def _tree(hub: HubServer, call: _Call) -> Answer:
         if blob.lfs:
             entry["lfs"] = {"oid": blob.sha256, "size": len(blob.content), "pointerSize": 130}
         entries.append(entry)
+    for path in sorted(folders):
+        entries.append({"type": "directory", "path": path, "size": 0, "oid": "0" * 40})
     return _answer(entries)
 
 
@@ -394,7 +406,7 @@ _ROUTES: list[tuple[str, Callable[[HubServer, _Call], Answer]]] = [
     (r"POST /api/validate-yaml", _validate_yaml),
     (rf"GET /api/models/{_REPO}", _info),
     (rf"GET /api/models/{_REPO}/revision/(?P<revision>[^/]+)", _info),
-    (rf"GET /api/models/{_REPO}/tree/(?P<revision>[^/]+)", _tree),
+    (rf"GET /api/models/{_REPO}/tree/(?P<revision>[^/]+)(?:/(?P<path>.+))?", _tree),
     (rf"GET /api/models/{_REPO}/discussions", _discussions),
     (rf"POST /api/models/{_REPO}/preupload/(?P<revision>[^/]+)", _preupload),
     (rf"POST /api/models/{_REPO}/commit/(?P<revision>[^/]+)", _commit),

@@ -27,7 +27,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the README's commands name."""
     shutil.copytree(DATA / "tiny-vae", tmp_path / "path" / "to" / "vae")
     shutil.copytree(DATA / "demo-train", tmp_path / "photos")
-    for folder in ("held-out", "unmarked"):
+    for folder in ("held-out", "unmarked", "uploads"):
         shutil.copytree(DATA / "demo-images", tmp_path / folder)
     with Image.open(DATA / "demo-images" / "fig.jpg") as picture:
         picture.crop((0, 0, 160, 160)).save(tmp_path / "photo.png")
@@ -38,7 +38,10 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_commands_run_in_order(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands = [line for block in blocks("") for line in block.splitlines() if line.startswith("stablesig ")]
     verbs = [command.split()[1] for command in commands]
-    assert verbs == ["keygen", "embed", "detect", "detect", "evaluate", "calibrate", "publish"]
+    assert verbs == [
+        "keygen", "embed", "detect", "detect", "registry", "scan", "scan-report", "evaluate", "calibrate",
+        "publish",
+    ]  # fmt: skip
     # as written, but for options that keep it short
     short = {
         "embed": ["--steps", "2", "--size", "64"],
@@ -54,6 +57,7 @@ def test_the_commands_run_in_order(workplace: Path, capsys: pytest.CaptureFixtur
     assert (workplace / "watermarked" / "vae" / "config.json").is_file()
     assert (workplace / "report" / "report.html").is_file()
     assert (workplace / "calibration" / "calibration.json").is_file()
+    assert (workplace / "report.html").is_file()
 
 
 def test_the_python_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,18 +71,18 @@ def decode(data: bytes, name: str, *, both: bool = False) -> Decoded:
     if problem:
         raise ImageError(f"{name}: {problem}")
     scans = check_bytes(form, data, name)
-    with _decoding(name, form), Image.open(io.BytesIO(data), formats=[form]) as image:
+    with image_errors(name, form), Image.open(io.BytesIO(data), formats=[form]) as image:
         return _decoded(image, data, scans, name, both)
 
 
 def decode_opened(image: Image.Image, name: str, *, both: bool = False) -> Decoded:
     """The same for an image that Pillow has opened. It stays open."""
-    with _decoding(name):
+    with image_errors(name):
         return _decoded(image, b"", 0, name, both)
 
 
 @contextmanager
-def _decoding(name: str, form: str = "") -> Iterator[None]:
+def image_errors(name: str, form: str = "") -> Iterator[None]:
     """Turn whatever Pillow raises while it opens and decodes into an ImageError that names the image."""
     from PIL import Image, UnidentifiedImageError
 
@@ -111,7 +111,7 @@ def _decoded(image: Image.Image, data: bytes, scans: int, name: str, both: bool)
     check_size(image, form, len(data), scans, name)
     notes = [*_frame_notes(image, data), *_depth_notes(image, data)]
     image.load()
-    orientation = _orientation(image)  # after load(): the TIFF reader rotates in it, and drops the tag
+    orientation = orientation_of(image)  # after load(): the TIFF reader rotates in it, and drops the tag
     if image.mode == "I" or image.mode.startswith("I;16"):
         pixels: ImageArray = _grey(image, form, orientation, name)
         return Decoded(pixels, None, form, tuple(notes))
@@ -165,19 +165,19 @@ def _composites(
     """(H, W, 3) upright, over white; over black where `both` and any pixel is not opaque, else None."""
     transparent = image.has_transparency_data
     pixels = _upright((image.height, image.width), orientation, np.uint8)
-    stored = _stored(pixels, orientation)
+    rows = stored(pixels, orientation)
     over_black: NDArray[np.uint8] | None = None
     for top, bottom, strip in _strips(image):
         shown = conversion(strip) if conversion else strip
         if not transparent:
-            stored[top:bottom] = _samples(shown if shown.mode == "RGB" else shown.convert("RGB"))
+            rows[top:bottom] = _samples(shown if shown.mode == "RGB" else shown.convert("RGB"))
             continue
         rgba = shown if shown.mode == "RGBA" else shown.convert("RGBA")
-        stored[top:bottom] = _over(rgba, 255)
+        rows[top:bottom] = _over(rgba, 255)
         if both and over_black is None and _samples(rgba)[..., 3].min() < 255:
             over_black = pixels.copy()  # what came before is opaque
         if over_black is not None:
-            _stored(over_black, orientation)[top:bottom] = _over(rgba, 0)
+            stored(over_black, orientation)[top:bottom] = _over(rgba, 0)
     return pixels, over_black
 
 
@@ -205,10 +205,10 @@ def _grey(image: Image.Image, form: str, orientation: int, name: str) -> NDArray
     elif tuple(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE_TAG, ())) == (12,):
         bits = 12  # which Pillow hands out in the low bits of 16-bit samples
     pixels = _upright((image.height, image.width), orientation, np.float32)
-    stored = _stored(pixels, orientation)
+    rows = stored(pixels, orientation)
     for top, bottom, strip in _strips(image):
         samples = np.asarray(strip).astype(np.float32) * np.float32(255.0 / (2**bits - 1))
-        stored[top:bottom] = samples[:, :, None]
+        rows[top:bottom] = samples[:, :, None]
     return pixels
 
 
@@ -229,7 +229,7 @@ def _upright(stored_size: tuple[int, int], orientation: int, kind: type[Any]) ->
     return np.empty((height, width, 3), kind)
 
 
-def _stored(upright: NDArray[Any], orientation: int) -> NDArray[Any]:
+def stored(upright: NDArray[Any], orientation: int) -> NDArray[Any]:
     """The same samples seen as they are stored: writing there puts them upright.
 
     EXIF 2.32, tag 274: where row 0 and column 0 of the stored image belong.
@@ -243,7 +243,7 @@ def _stored(upright: NDArray[Any], orientation: int) -> NDArray[Any]:
     return upright
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation, 1..8; 1 (upright) where there is none or the EXIF block is damaged."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)

@@ -195,6 +195,24 @@ def weigh_families(
         count *= 8
 
 
+def weigh_one(
+    key: Key,
+    family: Family,
+    cosines: NDArray[np.float64],
+    fpr: float,
+    *,
+    n_keys: int,
+    width: int,
+    height: int,
+) -> Detection:
+    """The evidence for one of `n_keys` keys: (M,) cosines with a family's features -> the best of them."""
+    index = int(cosines.argmax())
+    statistic = min(max(float(cosines[index]), -1.0), 1.0)
+    paid = bonferroni_log10(spherical_log10_p(statistic, key.dimension), family.factor * n_keys)
+    image = _Image((family,), fpr, len(family.geometries), width, height)
+    return image.detection(key, family, index, statistic, paid, n_keys)
+
+
 @dataclass(frozen=True, eq=False)
 class _Image:
     """What was measured of an image, and how it is to be judged; the fields are `weigh_families`'."""
@@ -217,7 +235,7 @@ class _Image:
         scores = log10_p + np.log10([family.factor for family in families])[:, None]
         winners = np.argmin(scores, axis=0)
         detections = [
-            self._detection(
+            self.detection(
                 key,
                 families[winner],
                 best[winner][row],
@@ -229,7 +247,7 @@ class _Image:
         ]
         return detections, scores.min(axis=0)
 
-    def _detection(
+    def detection(
         self, key: Key, family: Family, index: int, statistic: float, log10_p_value: float, n_keys: int
     ) -> Detection:
         """The evidence for a key under the hypothesis that fits it best, `index` of `family`."""

@@ -145,7 +145,7 @@ class _Worker:
             elif self.process.exitcode == -signal.SIGALRM:  # before this process saw the time pass
                 outcome = _too_slow(self.item)
             else:
-                how = _ending(self.process.exitcode)
+                how = ending(self.process.exitcode)
                 error = ImageError(f"{_name(self.item)}: made its reader crash ({how}); use another copy")
                 outcome = Failure(self.item, "died", error)
         self.fresh = False
@@ -242,7 +242,7 @@ def _work(pool: _Pool[Any, Any], connection: Connection, near_ends: list[Connect
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to answer; it ends the workers
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    _limit_memory(pool.memory_bytes)
+    limit_memory(pool.memory_bytes)
     try:
         _serve(pool.function, connection, pool.seconds)
     except MemoryError:
@@ -269,8 +269,11 @@ def _serve(function: Callable[[Any], Any], connection: Connection, seconds: floa
             connection.send(_failure(_name(item), error))
 
 
-def _limit_memory(memory_bytes: int | None) -> None:
-    """Limit private writable memory; RLIMIT_AS would also count what the allocator sets aside for threads."""
+def limit_memory(memory_bytes: int | None) -> None:
+    """Limit what private writable memory this process may add to what it has; None lifts no limit.
+
+    RLIMIT_AS would also count what the allocator sets aside for threads.
+    """
     if memory_bytes is None:
         return
     import resource
@@ -282,7 +285,8 @@ def _limit_memory(memory_bytes: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
 
 
-def _ending(exit_code: int | None) -> str:
+def ending(exit_code: int | None) -> str:
+    """How a process ended, in a word or two: the signal (a negative code) or its exit code."""
     if exit_code is not None and exit_code < 0:
         with contextlib.suppress(ValueError):
             return signal.Signals(-exit_code).name

@@ -38,11 +38,22 @@ def strongest(families: Sequence[Family], blocks: Sequence[KeyBlock], count: int
         if not features.any():  # points nowhere: every key has the same p-value
             chosen.update(range(count))
             continue
-        cosines = np.concatenate(list(_best_cosines(features, blocks)))  # (n,)
-        least = np.partition(cosines, total - count)[total - count]
-        # A cosine that is not a number comes from a damaged pack: the exact look refuses it.
-        chosen.update(np.flatnonzero(~(cosines < least - 2 * _allowance(family.features.shape[1]))).tolist())
+        chosen.update(highest(features, blocks, count))
     return sorted(chosen)
+
+
+def highest(features: NDArray[np.float64], blocks: Sequence[KeyBlock], count: int) -> list[int]:
+    """Places, in order, that hold the `count` keys of `blocks` with the highest cosines.
+
+    features: (M, D) unit rows, of which each key's best counts.  count: from 1 to the number of keys. There
+    may be more places, as near ties are kept.
+    """
+    parts = list(_best_cosines(features, blocks))
+    cosines = parts[0] if len(parts) == 1 else np.concatenate(parts)  # (n,)
+    total = len(cosines)
+    least = cosines.max() if count == 1 else np.partition(cosines, total - count)[total - count]
+    # A cosine that is not a number comes from a damaged pack: the exact look refuses it.
+    return np.flatnonzero(~(cosines < least - 2 * _allowance(features.shape[1]))).tolist()
 
 
 def _best_cosines(features: NDArray[np.float64], blocks: Sequence[KeyBlock]) -> Iterator[NDArray[np.float32]]:

@@ -27,7 +27,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from .planes import COLOUR_MATRIX, FLOOR, HALVING_FILTER, HOP, PLANES, WINDOW
 
@@ -113,7 +113,7 @@ def _transform(octave: int) -> Transform:
         octave=octave,
         places=places,
         mixing=np.kron(np.eye(_MIXED), colours[0][:, None]).astype(np.float32) if only_luma else None,
-        # _halved_rows leaves out the 1/8 of the filter
+        # halved_rows leaves out the 1/8 of the filter
         across=np.ascontiguousarray(across[:, None] / 8.0**octave, dtype=np.float32),
         down=np.ascontiguousarray(waves.reshape(-1, WINDOW), dtype=np.float32),
         corrections=tuple(
@@ -158,16 +158,16 @@ class _Buffers(threading.local):
     def __init__(self) -> None:
         self._flat: dict[str, FloatArray] = {}
 
-    def take(self, name: str, *shape: int) -> FloatArray:
+    def take(self, name: str, *shape: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
         """An array of `shape` with anything in it; it lasts until `name` is taken again."""
-        size = math.prod(shape)
+        size, kind = math.prod(shape), np.dtype(dtype)
         flat = self._flat.get(name)
-        if flat is None or flat.size < size:
-            flat = self._flat[name] = np.zeros(size, np.float32)
-        return flat[:size].reshape(shape)
+        if flat is None or flat.nbytes < size * kind.itemsize:
+            flat = self._flat[name] = np.zeros(-(-size * kind.itemsize // 8) * 2, np.float32)
+        return flat.view(kind)[:size].reshape(shape)
 
 
-_BUFFERS = _Buffers()
+BUFFERS = _Buffers()
 
 
 def summed_log_powers(
@@ -188,17 +188,17 @@ def summed_log_powers(
         (1, windows, len(samples), transform.across.shape[-2]),
         (0, transform.hop * channels * item, line, item),
     )
-    across = _BUFFERS.take("across", 2, len(samples), windows, columns)
+    across = BUFFERS.take("across", 2, len(samples), windows, columns)
     np.matmul(under, transform.across, out=across.swapaxes(1, 2))
     # Along y: for each row of windows, all its samples at once.
     half, line, _, item = across.strides
     width = windows * columns
     under = as_strided(across, (2, count, rows, WINDOW, width), (half, height * line, HOP * line, line, item))
-    both = _BUFFERS.take("both", 2, count * rows, len(transform.down), width)
+    both = BUFFERS.take("both", 2, count * rows, len(transform.down), width)
     np.matmul(transform.down, under, out=both.reshape(2, count, rows, len(transform.down), width))
     both = both.reshape(2, count * rows, 2, -1, windows, columns)  # (x, row, y, ky, window, column)
-    _take_off_mean(both, transform)
-    return _logs(_powers(both))
+    take_off_mean(both, transform)
+    return logs(powers(both))
 
 
 def _samples(tiles: NDArray[np.uint8] | NDArray[np.float32], transform: Transform) -> tuple[FloatArray, int]:
@@ -214,17 +214,17 @@ def _samples(tiles: NDArray[np.uint8] | NDArray[np.float32], transform: Transfor
     if transform.mixing is not None:
         pixels = centred.size // 3
         padded = -(-pixels // _MIXED)
-        rgb = _BUFFERS.take("rgb", padded, 3 * _MIXED)
+        rgb = BUFFERS.take("rgb", padded, 3 * _MIXED)
         rgb.reshape(-1)[: centred.size] = centred.reshape(-1)
-        luma = np.matmul(rgb, transform.mixing, out=_BUFFERS.take("samples", padded, _MIXED))
+        luma = np.matmul(rgb, transform.mixing, out=BUFFERS.take("samples", padded, _MIXED))
         return luma.reshape(-1)[:pixels].reshape(-1, width), 1
-    halved = _halved_rows(centred.reshape(count, -1, 3 * width), transform.octave)
-    samples = _BUFFERS.take("samples", *halved.shape)
+    halved = halved_rows(centred.reshape(count, -1, 3 * width), transform.octave)
+    samples = BUFFERS.take("samples", *halved.shape)
     samples[:] = halved
     return samples.reshape(-1, 3 * width), 3
 
 
-def _halved_rows(planes: NDArray[Any], octave: int) -> NDArray[Any]:
+def halved_rows(planes: NDArray[Any], octave: int) -> NDArray[Any]:
     """(T, H, N) -> (T, h, N) halved `octave` times along y, times 8^octave."""
     # Whole numbers stay exact in 16 bits, and half as many bytes take half the time: 3 + 3 + 1 + 1 times 128
     # is 2^10, twice that is 2^13.
@@ -238,7 +238,7 @@ def _halved_rows(planes: NDArray[Any], octave: int) -> NDArray[Any]:
     return halved
 
 
-def _take_off_mean(both: FloatArray, transform: Transform) -> None:
+def take_off_mean(both: FloatArray, transform: Transform) -> None:
     """Take the windows' means off the frequencies where they show; then the sums make room for sines of 0."""
     total = both[1, :, 1, 0]  # (row, window, column): the plain sums
     for ky, column, constant, mean in transform.corrections:
@@ -248,10 +248,13 @@ def _take_off_mean(both: FloatArray, transform: Transform) -> None:
     both[:, :, 1, 0] = 0.0
 
 
-def _powers(both: FloatArray) -> FloatArray:
-    """(x, row, y, n, windows, C) -> (2, rows, n, windows, C): |X|^2 + FLOOR at kx, then at -kx."""
+def powers(both: FloatArray, room: str = "powers") -> FloatArray:
+    """(x, row, y, n, windows, C) -> (2, rows, n, windows, C): |X|^2 + FLOOR at kx, then at -kx.
+
+    room: the buffer to compute in.
+    """
     (cc, sc), (cs, ss) = both[0].swapaxes(0, 1), both[1].swapaxes(0, 1)
-    real, imaginary = (_BUFFERS.take(name, 2, *cc.shape) for name in ("real", "imaginary"))
+    real, imaginary = BUFFERS.take(room, 2, 2, *cc.shape)
     np.subtract(cc, ss, out=real[0])
     np.add(cc, ss, out=real[1])
     np.add(sc, cs, out=imaginary[0])
@@ -260,16 +263,16 @@ def _powers(both: FloatArray) -> FloatArray:
     imaginary *= imaginary
     real += imaginary
     real += np.float32(FLOOR)
-    return real
+    return np.asarray(real)
 
 
-def _logs(powers: FloatArray) -> NDArray[np.float64]:
-    """(2, rows, n, windows, C) -> (2, n, C), the sum of the logarithms; overwrites `powers`."""
-    rows = powers.shape[1]
+def logs(power: FloatArray) -> NDArray[np.float64]:
+    """(2, rows, n, windows, C) -> (2, n, C), the sum of the logarithms; overwrites `power`."""
+    rows = power.shape[1]
     groups = -(-rows // PRODUCT)
-    products = powers[:, :groups]
+    products = power[:, :groups]
     for row in range(groups, rows, groups):
-        factors = powers[:, row : row + groups]
+        factors = power[:, row : row + groups]
         products[:, : factors.shape[1]] *= factors
     np.log(products, out=products)
     return np.asarray(products.sum(axis=1).sum(axis=2, dtype=np.float64))

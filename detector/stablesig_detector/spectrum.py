@@ -59,11 +59,12 @@ class Spectrum:
         "rot90", or "rot90flip". Nothing is measured again, the bins change places. Raises KeyError for any
         other name.
         """
-        return self.values[_permutation(name)]
+        return self.values[permutation(name)]
 
 
 @cache
-def _permutation(name: str) -> NDArray[np.intp]:
+def permutation(name: str) -> NDArray[np.intp]:
+    """The order that `Spectrum.transformed` puts the values in: (DIMENSION,)."""
     moves: dict[str, Callable[[int, int], tuple[int, int]]] = {
         "identity": lambda ky, kx: (ky, kx),
         "flip": lambda ky, kx: (ky, -kx),
@@ -90,6 +91,17 @@ def most_windows(height: int, width: int) -> int:
     return min(max(height * width // PIXELS_A_WINDOW, FULLY_MEASURED), MOST_MEASURED)
 
 
+def measurable_size(rgb: NDArray[np.uint8] | NDArray[np.float32]) -> tuple[int, int]:
+    """Height and width of an image; raises ImageError if either is under MIN_SIDE."""
+    height, width = rgb.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(
+            f"the image is {width} x {height} px; the spectrum needs at least {MIN_SIDE} x {MIN_SIDE} px; "
+            "use a larger copy of the image"
+        )
+    return height, width
+
+
 def spectrum(rgb: NDArray[np.uint8] | NDArray[np.float32], most: int | None = None) -> Spectrum:
     """Measure an image: (H, W, 3) RGB, uint8 or float32, 0..255 -> Spectrum.
 
@@ -100,12 +112,7 @@ def spectrum(rgb: NDArray[np.uint8] | NDArray[np.float32], most: int | None = No
 
     Raises ImageError if either side is under MIN_SIDE px, the least that holds one window in every plane.
     """
-    height, width = rgb.shape[:2]
-    if min(height, width) < MIN_SIDE:
-        raise ImageError(
-            f"the image is {width} x {height} px; the spectrum needs at least {MIN_SIDE} x {MIN_SIDE} px; "
-            "use a larger copy of the image"
-        )
+    height, width = measurable_size(rgb)
     limit = most_windows(height, width) if most is None else most
     means: list[NDArray[np.float64]] = [np.empty(0)] * len(PLANES)
     counts = [0] * len(PLANES)

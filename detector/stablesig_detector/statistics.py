@@ -15,6 +15,7 @@ hyperspherical cap", Asian J. Math. Stat. 4, 2011). I is evaluated here from its
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import overload
 
 import numpy as np
@@ -110,13 +111,23 @@ def _beta_fraction(a: float, b: float, x: FloatArray) -> FloatArray:
     # One value alone, as in the p-value of one key, is faster in Python's own floats, to the same bits.
     z: FloatArray | float = x if x.size > 1 else x.item()
     value: FloatArray | float = 1.0
-    for m in range(_FRACTION_TERMS, 0, -1):
-        even = m * (b - m) / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) / ((a + 2 * m) * (a + 2 * m + 1))
+    for even, odd in _fraction_terms(a, b):
         value = 1.0 + even * z / (1.0 + odd * z / value)
     first = -(a + b) / (a + 1.0)
     fraction: FloatArray = 1.0 + first * x / value
     return fraction
+
+
+@lru_cache(maxsize=16)  # a scan asks for the same two again and again
+def _fraction_terms(a: float, b: float) -> tuple[tuple[float, float], ...]:
+    """(d_2m, d_2m+1), the last one first."""
+    return tuple(
+        (
+            m * (b - m) / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) / ((a + 2 * m) * (a + 2 * m + 1)),
+        )
+        for m in range(_FRACTION_TERMS, 0, -1)
+    )
 
 
 def spherical_threshold(fpr: float, dimension: int) -> float:

@@ -37,7 +37,8 @@ class Item:
         "data": from `data`. "refused": not at all, for the reason in `error`
     location: path (bytes that are not UTF-8 as surrogates, see os.fsdecode) or address; "" for "data"
     member: name in the archive, if it is in one
-    offset, size: of the member's data in a "tar", bytes; size, if known, of others. -1: not known
+    offset, size: of the member's data in a "tar", bytes; of its local header, and unpacked, in a "zip"; size,
+        if known, of others. -1: not known
     path_bytes: the exact bytes of the path where they are not valid UTF-8
     error, error_kind: of a "refused" item, what to tell the user and its class
     """

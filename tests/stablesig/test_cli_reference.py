@@ -20,6 +20,8 @@ COMMANDS = [
     "embed",
     "reconstruct",
     "detect",
+    "scan",
+    "scan-report",
     "demo",
     "calibrate",
     "evaluate",
