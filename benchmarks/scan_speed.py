@@ -23,6 +23,7 @@ import platform
 import resource
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -76,7 +77,7 @@ class Measured:
 
 def corpus(folder: Path, sources: Sequence[Path], count: int, side: int, quality: int) -> list[Path]:
     """`count` JPEGs of side x side px, made unless they are there: random crops, scaled and mirrored."""
-    folder = folder / f"{side}px-q{quality}"
+    folder = folder / f"{count}-of-{side}px-q{quality}"
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{number:06}.jpg" for number in range(count)]
     if files[-1].exists():
@@ -199,7 +200,8 @@ def measure(
 def table(best: dict[Work, Measured], price: float) -> str:
     """Markdown."""
     lines = [
-        "| workers | keys | screen | images/s | of decoding | CPU ms/image | of decoding | MB/worker | $/million |",
+        "| workers | keys | screen | images/s | of decoding | CPU ms an image | of decoding | MB a worker "
+        "| $ a million |",
         "|---:|---:|:---|---:|---:|---:|---:|---:|---:|",
     ]
     for work, found in best.items():
@@ -238,7 +240,8 @@ def main() -> int:
     for jobs in options.jobs:
         works.append(Work(jobs))
         works += [Work(jobs, keys, screen) for keys in options.keys for screen in (False, True)]
-    best = measure(files, pack, works, options.rounds, options.out)
+    with tempfile.TemporaryDirectory(dir=options.out) as scratch:
+        best = measure(files, pack, works, options.rounds, Path(scratch))
     about: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

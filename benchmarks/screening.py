@@ -49,13 +49,13 @@ SIDE = 512  # px, of unmarked pictures
 ROUNDS = 3  # of each timing
 CASCADES = (
     "576+324@0.05",
-    "Y144+81@0.1,Y576+324@0.03,576+324@0.05",
-    "Y225+144@0.1,Y576+324@0.03,576+324@0.05",
-    "Y324+144@0.05,Y576+324@0.03,576+324@0.05",
-    "Y324+144@0.1,Y576+324@0.03,576+324@0.05",
-    "Y324+144@0.2,Y576+324@0.03,576+324@0.05",
-    "Y324+324@0.1,576+324@0.05",
-    "Y576+324@0.1,576+324@0.05",
+    "Y144+81@0.05,576+324@0.05",
+    "Y225+144@0.05,576+324@0.05",
+    "Y324+144@0.05,576+324@0.05",
+    "Y324+144@0.2,576+324@0.05",
+    "Y324+324@0.05,576+324@0.05",  # the one that ships
+    "Y324+324@0.2,576+324@0.05",
+    "Y576+324@0.05,576+324@0.05",
 )
 Pixels = NDArray[np.uint8]
 Rows = NDArray[np.float64]
@@ -186,7 +186,9 @@ class Study:
         for stage in cascade(text):
             passes = log10_p(self.statistic(stage), n_keys) <= math.log10(stage.gate)
             kept &= passes | (stage.luma & (self.attacks == PNG))
-            least = spherical_threshold(stage.gate / (len(DIHEDRAL) * sets), DIMENSION)
+            # A corrected p-value ends at 1, and so a gate of 1 lets all go on.
+            rate = stage.gate / (len(DIHEDRAL) * sets)
+            least = -1.0 if stage.gate >= 1 else spherical_threshold(rate, DIMENSION)
             over = self.unmarked_best(stage, sets) >= least
             onward = over if onward is None else onward & over
             shares.append(float(onward.mean()))
@@ -271,9 +273,9 @@ def _scan(screen: Screen) -> Callable[[bytes], object]:
 def table(rows: Sequence[dict[str, Any]], taken: dict[str, Any]) -> str:
     """Markdown."""
     lines = [
-        f"Decoding by Pillow {taken['decode']:.2f} ms, luma alone {taken['luma']:.2f} ms, reading as `detect` "
-        f"does {taken['read']:.2f} ms, `detect` {taken['detect']:.2f} ms ({taken['decode'] / taken['detect']:.2f}"
-        f" of the rate of decoding); JPEGs of {taken['bytes'] / 1000:.0f} KB.\n",
+        f"Decoding by Pillow {taken['decode']:.2f} ms, luma alone {taken['luma']:.2f} ms, in full "
+        f"{taken['read']:.2f} ms, `detect` {taken['detect']:.2f} ms; JPEGs of "
+        f"{taken['bytes'] / 1000:.0f} KB.\n",
         "| cascade | keys | ms | of decoding | go on, % | " + " | ".join(f"lost: {name}" for name in ATTACKS),
         "|:---|---:|---:|---:|:---|" + "---:|" * len(ATTACKS),
     ]

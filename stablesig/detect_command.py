@@ -23,6 +23,37 @@ _SECONDS = {"none": 10.0, "fast": 10.0, "full": 60.0}
 _SECONDS_TO_EXPLAIN = 60.0
 
 
+KeyFilesOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--key",
+        "-k",
+        metavar="KEY.json",
+        show_default=False,
+        help="Secret or public key file; may be repeated.",
+    ),
+]
+KeyFoldersOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--keys",
+        metavar="DIR",
+        show_default=False,
+        help="Folder of key files, or a key registry (docs/registry.md); may be repeated.",
+    ),
+]
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        metavar="ORG/NAME",
+        show_default=False,
+        help="Take the key of this repository on the Hugging Face Hub, ORG/NAME@REVISION for one "
+        "revision of it; may be repeated. Needs the hub extra.",
+    ),
+]
+
+
 def _searches(incomplete: str) -> list[str]:
     return [search for search in SEARCHES if search.startswith(incomplete)]
 
@@ -37,35 +68,9 @@ def detect(
             "WebP, AVIF, TIFF, BMP, GIF, PPM, and HEIC with the heif extra.",
         ),
     ],
-    keys: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--key",
-            "-k",
-            metavar="KEY.json",
-            show_default=False,
-            help="Secret or public key file; may be repeated.",
-        ),
-    ] = None,
-    key_folders: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--keys",
-            metavar="DIR",
-            show_default=False,
-            help="Folder of key files, or a key registry (docs/registry.md); may be repeated.",
-        ),
-    ] = None,
-    models: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            metavar="ORG/NAME",
-            show_default=False,
-            help="Take the key of this repository on the Hugging Face Hub, ORG/NAME@REVISION for one "
-            "revision of it; may be repeated. Needs the hub extra.",
-        ),
-    ] = None,
+    keys: KeyFilesOption = None,
+    key_folders: KeyFoldersOption = None,
+    models: ModelsOption = None,
     fpr: Annotated[
         float,
         typer.Option(

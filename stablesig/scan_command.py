@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from stablesig.detect_command import SEARCHES
+from stablesig.detect_command import SEARCHES, KeyFilesOption, KeyFoldersOption, ModelsOption
 from stablesig.failures import warn
 from stablesig.one_line import shown
 
@@ -42,35 +42,9 @@ def scan(
             "addresses: http(s)://, s3://, gs://, hf:// and others that fsspec reads.",
         ),
     ] = None,
-    keys: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--key",
-            "-k",
-            metavar="KEY.json",
-            show_default=False,
-            help="Secret or public key file; may be repeated.",
-        ),
-    ] = None,
-    key_folders: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--keys",
-            metavar="DIR",
-            show_default=False,
-            help="Folder of key files, or a key registry (docs/registry.md); may be repeated.",
-        ),
-    ] = None,
-    models: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            metavar="ORG/NAME",
-            show_default=False,
-            help="Take the key of this repository on the Hugging Face Hub; may be repeated. Needs the "
-            "hub extra.",
-        ),
-    ] = None,
+    keys: KeyFilesOption = None,
+    key_folders: KeyFoldersOption = None,
+    models: ModelsOption = None,
     output_format: Annotated[
         str | None,
         typer.Option(
@@ -242,8 +216,8 @@ def scan(
     key), or unreadable (a row that says why). A file that is damaged, too large, too slow or hostile costs
     itself and nothing else. The columns are described in docs/scan-results.md.
 
-    What is done is committed every 30 seconds. After Ctrl-C, kill -9, a power cut or a full disk the same
-    command with --resume goes on, and no row is lost or doubled.
+    What is done is committed every 30 seconds (with --follow, every 5). After Ctrl-C, kill -9, a power cut or
+    a full disk the same command with --resume goes on, and no row is lost or doubled.
 
     A p-value pays for all keys and geometries tried on its image, so of N images made without these keys
     about N x P are detected by accident, however many keys there are. "not detected" proves nothing: the
@@ -265,6 +239,8 @@ def scan(
 
     if engine not in ENGINES:
         raise UsageError(f"an engine is {' or '.join(ENGINES)}; got {engine!r}")
+    if ray_address is not None and engine != "ray":
+        raise UsageError("--ray-address is for --engine ray; give both, or neither")
     with needs_scan("stablesig scan"):
         import pyarrow  # noqa: F401  what is missing is said before anything else
 

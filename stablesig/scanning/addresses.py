@@ -15,11 +15,11 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(?:::[A-Za-z0-9+.-]+)*://")  # f
 # Parts of a query that let whoever has them read the file: signatures of S3, Google, Azure and CloudFront,
 # and tokens.
 _SECRETS = (
-    r"x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|awsaccesskeyid"
+    r"x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|(?:aws|oss)?access_?key(?:_?id)?"
     r"|googleaccessid|key-pair-id|policy|signature|sig|hmac|hash_hmac|jwt|auth|authorization"
-    r"|(?:[a-z0-9_.-]*[_.-])?(?:token|secret|password|passwd|pwd|api[_-]?key|apikey)"
+    r"|[a-z0-9_.-]*(?:token|secret(?:[_-]?key)?|password|passwd|pwd|api[_-]?key)"
 )
-_SECRET = re.compile(rf"([?&;](?:{_SECRETS})=)[^&;#\s'\")>]+", re.IGNORECASE)
+_SECRET = re.compile(rf"([?&;#](?:{_SECRETS})=)[^&;#\s'\")>]+?(?=:?(?:[&;#\s'\")>]|$))", re.IGNORECASE)
 
 # In front of the host. A password may hold a "/" that should have been written as %2F, as secret keys of S3
 # do: then what looks like the port is no number.

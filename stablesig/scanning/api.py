@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -100,7 +101,9 @@ def scan(
             # The states of keys are those of the day on which the scan began, so that its rows agree.
             day = date.fromisoformat(str(run.about["started"])[:10])
             settings = replace(settings, keys=replace(settings.keys, on=day))
-            rows = cast("Generator[list[Row], None, None]", engine(_new(found, done), settings, workers))
+            rows = cast(
+                "Generator[list[Row], None, None]", engine(_new(found, done, run.folder), settings, workers)
+            )
             sink = _Sink(run, interruptions, observer)
             try:
                 with closing(rows):
@@ -135,11 +138,19 @@ def scan_identity(
     }
 
 
-def _new(items: Iterable[Item], done: PathSet) -> Iterator[Item]:
-    """Each input once, without those that are done."""
+def _new(items: Iterable[Item], done: PathSet, folder: Path) -> Iterator[Item]:
+    """Each input once, without those that are done, and without what this scan writes itself to `folder`."""
+    real = os.path.realpath(folder)
     for item in items:
+        if item.kind == "file" and _is_own(item.location, real):
+            continue
         if done.add(item.identity):
             yield item
+
+
+def _is_own(location: str, folder: str) -> bool:
+    parent, name = os.path.split(location)
+    return name.startswith(("part-", "_", ".")) and os.path.realpath(parent) == folder
 
 
 class _Sink:

@@ -71,6 +71,9 @@ def archive_items(location: str, options: ReadOptions, *, all_files: bool) -> It
         problem = str(from_os_error("", error)).removeprefix(": ")
     except _unpacking_errors() as error:
         problem = f"is damaged or cut off ({' '.join(str(error).split())[:120]}); use an intact copy"
+    except Exception as error:  # a stranger's archive must not end the scan, whatever it leads to here
+        error.__traceback__ = None
+        problem = f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:120]}); unpack it"
     else:
         if not archive.found:
             known = ", ".join(sorted(IMAGE_SUFFIXES))

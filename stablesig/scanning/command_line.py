@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stablesig.detect_keys import keys_to_look_for
 from stablesig.failures import InterruptedRunError, interruption_explained
+from stablesig.one_line import shown
 from stablesig.scanning.api import Engine, Observer, ScanResult, scan
+from stablesig.scanning.item import Item
 from stablesig.scanning.local_engine import default_jobs, scan_items
 from stablesig.scanning.progress import CountingAhead, ScanProgress
 from stablesig.scanning.reading import ReadOptions
@@ -76,7 +79,9 @@ def run_scan(
 ) -> ScanResult:
     """One scan, with progress on standard error; Ctrl-C says how to go on. ray: whether on Ray."""
     _, folder, _ = places(out, format)
-    counting = CountingAhead((lambda: find_items(sources, options)) if _is_countable(sources) else None)
+    counting = CountingAhead(
+        (lambda: cheaply_found(find_items(sources, options))) if _is_countable(sources) else None
+    )
     with ExitStack() as held:
         held.enter_context(interruption_explained(folder, "anything was measured"))
         held.enter_context(counting)
@@ -122,7 +127,9 @@ def run_follow(
 
     if options.follow_links or options.archives or options.column is not None:
         raise UsageError("--follow-links, --archives and --column are not for --follow; leave them out")
+    watched = ", ".join([*sources, *([] if queue is None else [f"the queue {queue}"])])
     with stop_on_signals() as stop:
+        print(shown(f"watching {watched}; Ctrl-C or SIGTERM ends it"), file=sys.stderr, flush=True)
         summary = follow(
             sources,
             settings,
@@ -136,6 +143,7 @@ def run_follow(
             recursive=options.recursive,
             all_files=options.all_files,
             on_warning=on_warning,
+            on_start=lambda url: None if url is None else print(f"metrics at {url}", file=sys.stderr),
         )
     on_end(summary)
     if stop.signal == signal.SIGINT:
@@ -148,6 +156,17 @@ def _is_countable(sources: Sequence[str]) -> bool:
         source in ("-", "@-") or source.lower().endswith(_UNPACKED_ON_THE_WAY) or "://" in source
         for source in sources
     )
+
+
+def cheaply_found(items: Iterable[Item]) -> Iterator[Item]:
+    """The same, for counting; raises ValueError at what was fetched or unpacked for it, as lists may name.
+
+    To go on would fetch and unpack everything twice.
+    """
+    for item in items:
+        if item.kind == "data":
+            raise ValueError("this takes as much to count as to scan")
+        yield item
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ file that was touched, moved back or restored from a backup gets no second row.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -102,9 +103,9 @@ class Committed:
 
 
 def _entries(rows: Iterable[tuple[Any, ...]]) -> Iterator[_Entry]:
-    for path, path_bytes, sha256, size, seconds, time, error_kind in rows:
+    for path, path_bytes, sha256, size, seconds, done, error_kind in rows:
         key = int.from_bytes(identity_of(path, path_bytes)[:8], "little")
-        read = _EPOCH if time is None else time - timedelta(seconds=seconds or 0.0)
+        read = _EPOCH if done is None else done - timedelta(seconds=seconds or 0.0)
         digest = int(sha256[:16], 16) if sha256 else 0
         state = _READ if sha256 else _MISSING if error_kind == "missing" else _NOT_READ
         read_us = (read - _EPOCH) // timedelta(microseconds=1)
@@ -118,6 +119,8 @@ def is_same(last: LastRow, size: int, changed_ns: int, path: str, margin_s: floa
     dates files may be behind ours. Reads the file where size and time do not decide. Raises OSError.
     """
     old = changed_ns < last.read_ns - margin_s * 1e9
+    if last.read_ns > time.time_ns():  # our clock was ahead then, or is behind now: it decides nothing
+        old = False
     if last.digest is None:  # it could not be read; if it was changed since, perhaps it can be now
         return old
     if size != last.size:

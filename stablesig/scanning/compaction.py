@@ -124,6 +124,15 @@ def _complete(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def replaced_parts(folder: Path) -> set[Path]:
+    """Parts whose rows are there a second time, as another one has just taken their place."""
+    try:
+        plan = json.loads((folder / _JOURNAL).read_bytes())
+    except FileNotFoundError:
+        return set()
+    return {folder / name for name in plan["replaces"]} if (folder / plan["part"]).exists() else set()
+
+
 def _rows_in(part: Path) -> int:
     import pyarrow.parquet as pq
 

@@ -2,31 +2,6 @@
 
 What is done is decided by the committed parts, so a follower may be killed at any moment and started again.
 Rows are committed every few seconds; only then does a file of a queue move on, and is anything counted.
-
-In the command, where `follow_folders` is --follow:
-
-    follow_folders: Annotated[bool, typer.Option("--follow", help="Keep watching the folders for new
-        uploads, until SIGTERM or Ctrl-C; --out is then a folder of parts.")] = False
-    interval: Annotated[float, typer.Option("--interval", metavar="S", help="Seconds between two looks
-        for uploads (--follow).")] = INTERVAL_S
-    settle: Annotated[float, typer.Option("--settle", metavar="S", help="Seconds for which the size and
-        time of an upload must have been still (--follow).")] = SETTLE_S
-    queue: Annotated[Path | None, typer.Option("--queue", metavar="DIR", show_default=False, help="Take
-        uploads from DIR/new, which several scanners may share, and move them to DIR/done or DIR/failed
-        (--follow).")] = None
-    metrics: Annotated[str | None, typer.Option("--metrics", metavar="ADDR:PORT", show_default=False,
-        help="Answer Prometheus at http://ADDR:PORT/metrics; :PORT is this machine only (--follow).")] = None
-
-    from stablesig.scanning.follow import follow
-    from stablesig.scanning.stopping import stop_on_signals
-
-    with stop_on_signals() as stop:
-        summary = follow(sources, settings, out, jobs=jobs, interval=interval, settle=settle, queue=queue,
-                         metrics=metrics, stop=stop, recursive=recursive, all_files=all_files,
-                         on_warning=warn)
-    typer.echo(str(summary))
-    if stop.signal == signal.SIGINT:
-        raise InterruptedRunError(summary.interrupted)  # exit code 130; after SIGTERM it is 0
 """
 
 from __future__ import annotations
@@ -114,6 +89,8 @@ def follow(
     _, folder, _ = places(out)
     if folder != Path(out):
         raise UsageError(f"--follow writes a folder of parts, which {out} would not be; end --out in /")
+    if all_files:
+        _check_out(sources, folder)
     with ExitStack() as held:
         counts = None if metrics is None else ScanMetrics(_about(settings))
         url = None if counts is None or metrics is None else held.enter_context(serving(counts, metrics))
@@ -173,7 +150,7 @@ class _Follower:
         self._at_work: dict[bytes, tuple[Uploads, Arrival]] = {}
         self._written: list[tuple[Uploads, Arrival, Sequence[Row]]] = []  # and not committed
         self._written_since = 0.0
-        self._next_poll = 0.0
+        self._next_poll, self._polled = 0.0, False  # since `_items` last went through what is ready
         self._backlog, self._oldest = 0, math.inf  # for the thread that answers Prometheus
         self._began = time.monotonic()
         self._images = self._detected = self._unreadable = 0
@@ -192,6 +169,7 @@ class _Follower:
                 elif not self._stop.is_set():
                     self._rest()
                 self._tick()
+                self._poll_if_due()  # while workers have enough nothing is drawn, and a lease must be kept
         finally:
             results.close()  # its workers end
         self._commit()
@@ -203,10 +181,12 @@ class _Follower:
     def _items(self) -> Iterator[Item | None]:
         """What is to be scanned; None whenever there is nothing at the moment."""
         while not self._stop.is_set():
-            if not self._poll_if_due():
+            self._poll_if_due()
+            if not self._polled:
                 self._tick()
                 yield None
                 continue
+            self._polled = False
             for place in self._uploads:
                 for arrival in place.ready():
                     self._at_work[arrival.item.identity] = place, arrival
@@ -215,10 +195,11 @@ class _Follower:
                         return
                     self._poll_if_due()
 
-    def _poll_if_due(self) -> bool:
+    def _poll_if_due(self) -> None:
         began = time.monotonic()
         if began < self._next_poll:
-            return False
+            return
+        self._polled = True
         for place in self._uploads:
             place.poll()
         now = time.monotonic()
@@ -226,7 +207,6 @@ class _Follower:
         self._measure_backlog()
         if self._metrics is not None:
             self._metrics.polled(now - began, sum(place.missing for place in self._uploads))
-        return True
 
     def _measure_backlog(self) -> None:
         """Ask here, where nothing changes meanwhile, and not in the thread that answers Prometheus."""
@@ -294,11 +274,26 @@ def _check(sources: Sequence[str], queue: Path | None, interval: float, settle: 
     if sources and queue is None and not any(os.path.lexists(source) for source in sources):
         raise UsageError(f"no such folder: {', '.join(sources)}; check the path, or make it first")
     for source in sources if queue is not None else ():
-        if queue is not None and queue.resolve().is_relative_to(Path(source).resolve()):
+        if queue is not None and _overlap(queue, Path(source)):
             raise UsageError(
-                f"the queue {queue} lies in {source}, which is followed, so its files would be scanned "
-                "twice; put it elsewhere"
+                f"the queue {queue} and {source}, which is followed, lie in one another, so files would be "
+                "scanned twice; put it elsewhere"
             )
+
+
+def _check_out(sources: Sequence[str], folder: Path) -> None:
+    """Every file counts as an upload, and every part that is written would be the next one."""
+    for source in sources:
+        if folder.resolve().is_relative_to(Path(source).resolve()):
+            raise UsageError(
+                f"--out {folder} lies in {source}, which is followed with --all-files, so that results would "
+                "be scanned without end; put it elsewhere"
+            )
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    one, other = one.resolve(), other.resolve()
+    return one.is_relative_to(other) or other.is_relative_to(one)
 
 
 def _about(settings: ScanSettings) -> dict[str, str]:

@@ -142,6 +142,8 @@ def _json_lines(file: BinaryIO, shown: str, column: str | None) -> Entries:
             if first:
                 _chosen(list(record), shown, column)
             first = False
+            if column is None:  # in capitals or not, as in the header of a table
+                record = {key.lower(): value for key, value in record.items()}
             record = next((record[key] for key in ((column,) if column else COLUMNS) if key in record), None)
         if isinstance(record, str) and record:
             yield Listed(place, record)

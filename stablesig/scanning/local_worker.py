@@ -19,6 +19,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stablesig.scanning.blas_threads import pin_blas_threads
+from stablesig.scanning.freed_memory import keep_freed_memory
 from stablesig.scanning.item import Item
 from stablesig.scanning.measuring import RetryAloneError, WorkerState
 from stablesig.scanning.reading_ahead import NETWORK_KINDS, ReadingAhead
@@ -147,7 +148,7 @@ def become_worker(
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the engine's to answer; it ends the workers
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # likewise: service managers send it to all
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         for near_end in near_ends:
             near_end.close()
@@ -156,6 +157,7 @@ def become_worker(
         _say_nothing()
         gc.freeze()  # what was there before the fork is shared: collections shall not write into it
         pin_blas_threads()
+        keep_freed_memory()
         limit_memory(settings.memory_bytes)
         Worker(connection, cells, settings, measure).live()
     except MemoryError:

@@ -23,6 +23,7 @@ from stablesig.scanning.row import Row
 from stablesig_detector.decoding import decode
 from stablesig_detector.detection import Detection, detect
 from stablesig_detector.errors import ImageError
+from stablesig_detector.formats import format_of
 from stablesig_detector.screening import Screen
 
 if TYPE_CHECKING:
@@ -113,17 +114,19 @@ def measure_item(item: Item, settings: ScanSettings, state: WorkerState, *, alon
     """
     started = time.perf_counter()
     digest: tuple[str, int] | None = None
+    form: str | None = None
     state.read_began = None
     try:
         data = _bytes(item, settings, state)
         digest = hashlib.sha256(data).hexdigest(), len(data)
+        form = format_of(data, item.path)
         found = _evidence(item, data, digest, settings, state)
     except Exception as error:
         error.__traceback__ = None  # whose frames hold on to what filled the memory
         problem, kind = explained(item, error)
         if kind == "memory" and not alone:
             raise RetryAloneError from None
-        return [unreadable(item, problem, kind, digest, time.perf_counter() - started)]
+        return [unreadable(item, problem, kind, digest, time.perf_counter() - started, form)]
     started = min(started, state.read_began or started)
     seconds, now = time.perf_counter() - started, datetime.now(UTC)
     return [Row(item.path, item.path_bytes, **fields, seconds=seconds, time=now) for fields in found]
@@ -135,11 +138,12 @@ def unreadable(
     kind: ErrorKind,
     digest: tuple[str, int] | None = None,
     seconds: float | None = None,
+    form: str | None = None,
 ) -> Row:
     """The row of an item that could not be measured.
 
     problem: what to tell the user, without the item's name.  digest: SHA-256 and size of its bytes, if they
-    could be read.  seconds: that it took.
+    could be read.  seconds: that it took.  form: format of the file, if it is one that is known.
     """
     sha256, size = digest or (None, None)
     problem = problem.encode("utf-8", "backslashreplace").decode()
@@ -149,6 +153,7 @@ def unreadable(
         UNREADABLE,
         sha256=sha256,
         bytes=size,
+        format=form,
         error=problem,
         error_kind=kind,
         seconds=seconds,

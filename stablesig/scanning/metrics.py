@@ -35,7 +35,9 @@ def metrics_address(text: str) -> tuple[str, int]:
     """
     host, _, port = text.strip().rpartition(":")
     host = host.removeprefix("[").removesuffix("]") if host.startswith("[") and host.endswith("]") else host
-    if not (port.isascii() and port.isdigit() and int(port) <= 65_535) or (":" in host and "[" not in text):
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65_535) or (
+        ":" in host and "[" not in text
+    ):
         raise UsageError(
             f"--metrics is ADDR:PORT, such as {LOOPBACK}:9464 (this machine only), 0.0.0.0:9464 (every IPv4 "
             f"address) or [::]:9464, with a port of 0 to 65,535; got {text!r}"
@@ -142,9 +144,10 @@ def serving(metrics: ScanMetrics, address: str) -> Iterator[str]:
     host, port = metrics_address(address)
     try:
         server, thread = start_http_server(port, host, metrics.registry)
-    except OSError as error:  # also of names that mean no address
+    except (OSError, UnicodeError) as error:  # also of names that mean no address, and that cannot
+        what = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"--metrics {address} cannot be opened: {error.strerror or error}; choose a free port and an "
+            f"--metrics {address} cannot be opened: {what}; choose a free port and an "
             f"address of this machine, such as {LOOPBACK}:9464"
         ) from error
     try:

@@ -42,6 +42,8 @@ _LOOK_FOR_DEAD_EVERY = 10.0  # s
 _COUNT_EVERY = 15.0  # s between counts of what waits
 _LEASE = ".lease"
 _JUST_NOW = 1 << 62  # ns
+_MOST_BYTES = 255  # of a file name
+_MOST_STUCK = 100  # uploads of which it is said that they cannot be taken
 _NEW, _TAKEN, _DONE, _FAILED, _TMP = "new", "cur", "done", "failed", "tmp"
 
 
@@ -80,6 +82,7 @@ class QueueFolder:
         self._claims: dict[bytes, _Claim] = {}  # by identity of the item
         self._names: set[str] = set()  # of the claims
         self._recovered: list[Arrival] = []
+        self._stuck: set[str] = set()  # uploads that cannot be taken
         self._growing: dict[str, tuple[int, int, float]] = {}  # size, mtime, since when
         self._waiting, self._counted, self._looked, self._touched = 0, -1e9, -1e9, time.monotonic()
         self._there = True
@@ -130,9 +133,8 @@ class QueueFolder:
         try:
             with os.scandir(self._places[_NEW]) as entries:
                 for entry in entries:
-                    if is_unfinished(entry.name) or entry.is_dir(follow_symlinks=False):
-                        continue
-                    if self._is_still(entry) and (arrival := self._take(entry)) is not None:
+                    arrival = self._take_if_still(entry)
+                    if arrival is not None:
                         self._waiting = max(0, self._waiting - 1)
                         yield arrival
         except OSError:
@@ -177,6 +179,20 @@ class QueueFolder:
         self._home, self._lock = self._places[_TAKEN] / name, lock
         hidden.rename(self._home)
 
+    def _take_if_still(self, entry: os.DirEntry[str]) -> Arrival | None:
+        """One that cannot be taken, such as another user's in a sticky folder, holds up no other."""
+        try:
+            if is_unfinished(entry.name) or entry.is_dir(follow_symlinks=False):
+                return None
+            return self._take(entry) if self._is_still(entry) else None
+        except FileNotFoundError:
+            return None  # another scanner has it, or our folder is gone, which `poll` finds out
+        except OSError as error:
+            if entry.name not in self._stuck and len(self._stuck) < _MOST_STUCK:
+                self._stuck.add(entry.name)
+                self._warn(f"{entry.path} cannot be taken: {error.strerror or error}")
+            return None
+
     def _is_still(self, entry: os.DirEntry[str]) -> bool:
         """Whether an upload has not been written to for long enough."""
         status = entry.stat(follow_symlinks=False)
@@ -193,12 +209,9 @@ class QueueFolder:
         del self._growing[entry.name]
         return True
 
-    def _take(self, entry: os.DirEntry[str]) -> Arrival | None:
+    def _take(self, entry: os.DirEntry[str]) -> Arrival:
         name = self._free_name(entry.name)
-        try:
-            os.rename(self._places[_NEW] / entry.name, self._home / name)  # noqa: PTH104
-        except FileNotFoundError:
-            return None  # another scanner has it, or our folder is gone, which `poll` finds out
+        os.rename(self._places[_NEW] / entry.name, self._home / name)  # noqa: PTH104
         return self._arrival(name)
 
     def _arrival(self, name: str) -> Arrival:
@@ -214,27 +227,26 @@ class QueueFolder:
         if claim is not None:
             self._names.discard(claim.name)
 
-    def _free_name(self, name: str) -> str:
-        """`name`, or one made from it that is free in done, in failed and among our claims."""
-        stem, suffix = os.path.splitext(name)  # noqa: PTH122
+    def _free_name(self, name: str, besides: Path | None = None) -> str:
+        """`name`, or one made from it that is free in done, in failed and among all claims but `besides`."""
+        with os.scandir(self._places[_TAKEN]) as entries:
+            taken = [Path(entry.path) for entry in entries if entry.path != str(besides)]
+        places = [self._places[_DONE], self._places[_FAILED], *taken]
         number, free = 1, name
-        while free in self._names or any(
-            os.path.lexists(self._places[place] / free) for place in (_DONE, _FAILED)
-        ):
+        while free in self._names or any(os.path.lexists(place / free) for place in places):
             number += 1
-            free = f"{stem}~{number}{suffix}"
+            free = _numbered(name, number)
         return free
 
     def _settle_claim(self, name: str, place: str) -> None:
         """Move a file of ours to done or failed, whatever lies there."""
         number, free = 1, name
-        stem, suffix = os.path.splitext(name)  # noqa: PTH122
         while True:
             try:
                 _move(self._home / name, self._places[place] / free)
             except FileExistsError:
                 number += 1
-                free = f"{stem}~{number}{suffix}"
+                free = _numbered(name, number)
             except FileNotFoundError:
                 return  # taken over, or the queue is away: whoever finds it there finds its rows as well
             else:
@@ -280,7 +292,7 @@ class QueueFolder:
 
     def _take_from(self, home: Path, name: str, committed: Sequence[Committed]) -> None:
         place = self._place_in(committed, home / name, name)
-        mine = name if place is not None else self._free_name(name)
+        mine = name if place is not None else self._free_name(name, home)
         if mine in self._names:
             return  # later, when ours is settled
         try:
@@ -331,6 +343,17 @@ class QueueFolder:
                 f"{self._folder} is back" if there else f"{self._folder} cannot be looked into: {problem}"
             )
         self._there = there
+
+
+def _numbered(name: str, number: int) -> str:
+    """x.jpg -> x~2.jpg, no longer than file systems take."""
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122
+    room = _MOST_BYTES - len(os.fsencode(f"~{number}{suffix}"))
+    if room < 1:
+        stem, suffix, room = name, "", _MOST_BYTES - len(f"~{number}")
+    while len(os.fsencode(stem)) > room:
+        stem = stem[:-1]
+    return f"{stem}~{number}{suffix}"
 
 
 def _move(source: Path, target: Path) -> None:

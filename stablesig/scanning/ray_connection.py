@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from stablesig.extras import needs_scan
@@ -71,6 +72,9 @@ def _set_environment(address: str | None) -> None:
 
 def _check_reachable(address: str) -> None:
     """Raise UsageError unless something listens at HOST:PORT: Ray would abort this process."""
+    if address == "auto":  # where Ray would look, which may be where a cluster was that is gone
+        noted = Path("/tmp/ray/ray_current_cluster")
+        address = os.environ.get("RAY_ADDRESS") or (noted.read_text().strip() if noted.is_file() else "auto")
     if address == "auto":
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")

@@ -178,7 +178,9 @@ def _unchanged(name: str, file: BinaryIO, max_bytes: int) -> bytes | None:
     if before.st_size > max_bytes:
         raise too_large(name, max_bytes)
     try:
-        data = file.read(max_bytes + 1)
+        # A buffer for all that is asked for is made before anything is read. The answer is None of a file of
+        # /proc that has nothing at the moment.
+        data = file.read(before.st_size + 1) or b""
     except OSError as error:
         raise from_os_error(name, error) from None
     after = os.fstat(file.fileno())
@@ -193,7 +195,7 @@ def _member(item: Item, max_bytes: int) -> bytes:
     with open_regular(name, item.location) as file:
         try:
             if item.kind == "tar":
-                return tar_format.read_member(file, item.offset, item.size, max_bytes)
+                return tar_format.read_member(file, item.offset, item.size, max_bytes, item.member)
             return zip_format.read_member(file, item.offset, item.size, item.member or "", max_bytes)
         except ArchiveError as error:
             raise ItemError(f"{name}: {error}", error.kind) from None

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from stablesig import __version__
@@ -61,7 +62,10 @@ def make_report(names: Sequence[str], *, fpr: float | None = None, hits: int = H
         raise UsageError("there is nothing to report on; name a result of stablesig scan")
     if fpr is not None and not 0.0 < fpr < 1.0:
         raise UsageError(f"a false positive rate lies between 0 and 1, both excluded; got {fpr}")
-    found = [find_results(name) for name in dict.fromkeys(names)]
+    different: dict[Path, str] = {}
+    for name in names:
+        different.setdefault(Path(name).resolve(), name)  # x and ./x are one
+    found = [find_results(name) for name in different.values()]
     tests = {test: number for number, test in enumerate(dict.fromkeys(one.test for one in found))}
     scans = [Rows(one.files, one.format, tests[one.test]) for one in found]
     with queries(scans) as asked:
@@ -71,6 +75,11 @@ def make_report(names: Sequence[str], *, fpr: float | None = None, hits: int = H
 def _answered(
     found: Sequence[Found], scans: Sequence[Rows], asked: Queries, fpr: float | None, hits: int
 ) -> Report:
+    for row in asked.impossible():
+        raise UsageError(
+            f"{found[row['scan']].name} holds what no scan writes, such as its row for "
+            f"{shown(row['path'])[:200]}; name files that stablesig scan wrote"
+        )
     per_scan = {one["scan"]: one for one in asked.per_scan()}
     notes = [note for one in found for note in one.notes]
     thresholds, assumed = [], []
@@ -83,6 +92,12 @@ def _answered(
             f"{', '.join(assumed)}: does not say at which false positive rate it was made; {DEFAULT_FPR:g}, "
             "which its rows do not contradict, is assumed (--fpr)"
         )
+    for place, one in enumerate(found):
+        if one.is_followed and (replaced := asked.replaced(place)):
+            notes.append(
+                f"{one.name}: {replaced:,} of the images are earlier versions of files that were replaced "
+                "while they were watched; every version counts as an image"
+            )
     distinct = asked.distinct()
     images = _images(per_scan.values(), distinct)
     throughput = _throughput(per_scan.values(), asked)
@@ -125,14 +140,15 @@ def _threshold(found: Found, counts: Mapping[str, Any], fpr: float | None) -> fl
 
 
 def _result(found: Found, counts: Mapping[str, Any], threshold: float) -> dict[str, Any]:
-    identity = found.about.get("identity", {})
+    identity = found.identity
+    n_keys = identity.get("n_keys")
     return {
         "name": shown(found.name),
         "state": found.state,
         "started": found.about.get("started"),
         "fpr": threshold,
         "search": identity.get("search"),
-        "n_keys": counts.get("n_keys") or identity.get("n_keys"),
+        "n_keys": counts.get("n_keys") or (n_keys if isinstance(n_keys, int) and n_keys > 0 else None),
         "images": counts.get("images", 0),
         "measured": counts.get("detected", 0) + counts.get("not_detected", 0),
         "detected": counts.get("detected", 0),

@@ -12,6 +12,7 @@ from typing import Any
 from stablesig.extras import needs_scan
 from stablesig_detector.errors import OutputError, UsageError
 
+from .compaction import replaced_parts
 from .output import FORMATS, Format
 from .parts import DamagedPartError, check_schema, parts_in
 from .run_folder import FINISHED, holds_scan, is_locked, metadata, partial_of, read_about
@@ -36,15 +37,26 @@ class Found:
     notes: tuple[str, ...] = ()
 
     @property
+    def identity(self) -> Mapping[str, Any]:
+        """What decided the rows, if the results say."""
+        identity = self.about.get("identity")
+        return identity if isinstance(identity, dict) else {}
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether a path may have been scanned several times (--follow)."""
+        return self.identity.get("follow") is True
+
+    @property
     def fpr(self) -> float | None:
         """The threshold that the scan applied, if it says."""
-        value = self.about.get("identity", {}).get("fpr")
+        value = self.identity.get("fpr")
         return float(value) if isinstance(value, (int, float)) and 0.0 < value < 1.0 else None
 
     @property
     def test(self) -> str:
         """Equal for scans that held images against the same keys, in the same way."""
-        identity = self.about.get("identity", {})
+        identity = self.identity
         return json.dumps([identity.get(name) for name in _TEST]) if "keys" in identity else self.name
 
 
@@ -78,13 +90,17 @@ def find_results(name: str) -> Found:
 
 def _folder(name: str, folder: Path) -> Found:
     files, notes, about = [], [], None
-    for part in parts_in(folder):
+    parts = parts_in(folder)
+    replaced = replaced_parts(folder)  # asked after the parts: it is there for as long as both are
+    for part in parts:
+        if part in replaced:
+            continue
         try:
             about = _parquet_about(part) or about
         except DamagedPartError as error:
             notes.append(f"{error} and is left out; scan with --resume to do its images again")
         except FileNotFoundError:
-            raise UsageError(f"{name} was finished while it was read; run it again") from None
+            raise UsageError(f"{name} was changed by its scan while it was read; run it again") from None
         else:
             files.append(part)
     if holds_scan(folder):

@@ -117,7 +117,7 @@ def _state(result: Mapping[str, Any]) -> str:
 
 def _states(report: Report) -> str:
     others = [one for one in report.key_states if one["state"] not in ("valid", None)]
-    return ", ".join(f"{one['keys']:,} {one['state']}" for one in others)
+    return ", ".join(f"{one['keys']:,} {shown(one['state'])}" for one in others)
 
 
 def _expected(report: Report) -> str:
@@ -219,7 +219,7 @@ def _errors(report: Report) -> str:
         return ""
     rows = []
     for error in report.errors:
-        examples = [f"{_text(example)[:300]}" for example in error["examples"]]
+        examples = [_text(example[:400]) for example in error["examples"]]
         rest = error["images"] - len(examples)
         examples += [f"<small>and {rest:,} more</small>"] if rest > 0 else []
         rows.append([_text(error["kind"]), f"{error['images']:,}", "<br>".join(examples)])

@@ -77,6 +77,25 @@ class Queries:
                 min(log10_p_value) FILTER (verdict = 'not detected') AS lowest_miss
             FROM images GROUP BY scan ORDER BY scan""")
 
+    def replaced(self, scan: int) -> int:
+        """How many images of a scan are earlier versions of a path that has a newer one."""
+        [found] = self._all(
+            "SELECT count(*) - count(DISTINCT (path, path_bytes)) AS images FROM images WHERE scan = ?", scan
+        )
+        return int(found["images"])
+
+    def impossible(self) -> list[dict[str, Any]]:
+        """The first row that no scan writes, if there is one: other programs write Parquet as well."""
+        return self._all("""
+            SELECT scan, path FROM rows
+            WHERE coalesce(verdict, '') NOT IN ('detected', 'not detected', 'unreadable')
+                OR NOT coalesce(isfinite(log10_p_value) AND log10_p_value <= 0.0, true)
+                OR (verdict = 'detected' AND (key_id IS NULL OR log10_p_value IS NULL
+                    OR NOT coalesce(isfinite(statistic), false)))
+                OR NOT coalesce(isfinite(seconds), true) OR n_keys < 1
+                OR bytes NOT BETWEEN 0 AND 1000000000000000
+            LIMIT 1""")
+
     def distinct_in_tests(self) -> list[dict[str, Any]]:
         """How many different images each test measured."""
         return self._all("""
@@ -118,8 +137,8 @@ class Queries:
         """Classes of errors, the largest first, with the first examples by path."""
         return self._all(f"""
             SELECT coalesce(error_kind, 'unknown') AS kind, count(*) AS images,
-                min_by(coalesce(error, ''), path, {EXAMPLES}) AS examples
-            FROM images WHERE verdict = 'unreadable' GROUP BY kind ORDER BY images DESC, kind""")
+                min_by(path || ': ' || coalesce(error, ''), path, {EXAMPLES}) AS examples
+            FROM images WHERE verdict = 'unreadable' GROUP BY kind ORDER BY images DESC, kind LIMIT 100""")
 
     def formats(self) -> list[dict[str, Any]]:
         """Formats of the files that could be told, the most frequent first."""
@@ -190,7 +209,11 @@ def _first(error: Exception) -> str:
 
 
 def _views(scans: Sequence[Rows]) -> str:
-    """rows: of all scans.  hits: an image with a detected key, and the strongest.  images: a row for each."""
+    """rows: of all scans.  hits: an image with a detected key, and the strongest.  images: a row for each.
+
+    All rows of an image have the same time; those of a file that was replaced while it was watched have
+    another, and are another image.
+    """
     best = ", ".join(f"best.{name}" for name in FIELDS if name not in ("path", "path_bytes"))
     columns = ", ".join(FIELDS)
     return f"""
@@ -199,7 +222,7 @@ def _views(scans: Sequence[Rows]) -> str:
             SELECT scan, test, path, path_bytes, n_detected, weakest, {best} FROM (
                 SELECT scan, test, path, path_bytes, count(*) AS n_detected, max(log10_p_value) AS weakest,
                     min_by(rows, (log10_p_value, key_id)) AS best
-                FROM rows WHERE verdict = 'detected' GROUP BY scan, test, path, path_bytes);
+                FROM rows WHERE verdict = 'detected' GROUP BY scan, test, path, path_bytes, time);
         CREATE VIEW images AS
             SELECT scan, test, {columns} FROM rows WHERE verdict <> 'detected'
             UNION ALL SELECT scan, test, {columns} FROM hits;"""

@@ -99,6 +99,8 @@ def places(out: str | os.PathLike[str], format: str | None = None) -> tuple[Path
     text, place = os.fspath(out), Path(out)
     if format is not None and format not in FORMATS:
         raise UsageError(f"a format is {', '.join(FORMATS)}; got {format!r}")
+    if not place.name:
+        raise UsageError(f"{text or repr(text)} is no place for results; name a file or a new folder")
     ending = place.suffix.lower().removeprefix(".")
     if text.endswith(("/", os.sep)) or not ending or holds_scan(place):
         if format not in (None, "parquet"):
@@ -209,7 +211,13 @@ class Run:
         try:
             if self.is_dataset:
                 finished = {"finished": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}
-                _write_json(self.folder / FINISHED, finished)
+                try:
+                    _write_json(self.folder / FINISHED, finished)
+                except OSError as error:
+                    raise OutputError(
+                        f"{self.folder} cannot be written: {error.strerror or error}; what was committed is "
+                        "kept: free some space, then use --resume"
+                    ) from error
                 return self.out
             merge(parts_in(self.folder), self.folder, self.out, self.format, metadata(self.about))
             # Renamed before it is removed: half a folder of parts must not pass for a whole one.

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import BinaryIO
 
 from .item_error import ArchiveError
 
 BLOCK = 512
+_MOST = 1 << 62  # bytes: no file system has larger files, and no offset holds a larger number
 MAX_EXTENSION = 1 << 20  # bytes of the header that holds a long name or pax records
 _REGULAR = b"0\0" + b"7"  # "7": contiguous, which no system tells apart
 _KINDS = {
@@ -89,16 +91,33 @@ def members(file: BinaryIO, most: int | None = None) -> Iterator[TarMember]:
         position = data + (_padded(size) if has_data else 0)
 
 
-def read_member(file: BinaryIO, offset: int, size: int, max_bytes: int) -> bytes:
-    """The data of a member whose header ends at `offset`. Raises ArchiveError."""
+def read_member(file: BinaryIO, offset: int, size: int, max_bytes: int, member: str | None = None) -> bytes:
+    """The data of a member whose header ends at `offset`. member: its name, if that is to be checked.
+
+    Raises ArchiveError.
+    """
     file.seek(offset - BLOCK)
     try:
-        same = _Header(file.read(BLOCK), False, offset).size == size
+        header = _Header(file.read(BLOCK), False, offset)
+        same = header.size == size and (member is None or _may_be_named(header, member))
+        if not same and member is not None:  # sizes and names may also come from an extension
+            file.seek(0)
+            same = any(
+                (found.offset, found.size, found.name) == (offset, size, member)
+                for found in takewhile(lambda found: found.offset <= offset, members(file))
+            )
     except ArchiveError:
         same = False
     if not same:
         raise ArchiveError("is no longer in its archive, which was changed; scan it again")
+    file.seek(offset)
     return read_here(file, size, max_bytes)
+
+
+def _may_be_named(header: _Header, member: str) -> bool:
+    """Whether a header is that of `member`: names that are long or not ASCII may stand in an extension."""
+    name = member.encode("utf-8", "surrogateescape")
+    return header.name == name or len(name) > 100 or not name.isascii()
 
 
 def read_here(file: BinaryIO, size: int, max_bytes: int) -> bytes:
@@ -124,7 +143,7 @@ class _Header:
             raise ArchiveError(problem + "; use an intact copy")
         self.type = block[156:157]
         size = _number(block[124:136])
-        if size is None or size < 0:
+        if size is None or not 0 <= size <= _MOST:
             raise ArchiveError(f"is damaged at byte {position:,}: a member without a size")
         self.size = size
         self.name = block[:100].split(b"\0", 1)[0]
@@ -149,6 +168,8 @@ def _padded(size: int) -> int:
 
 def _block_at(file: BinaryIO, position: int) -> bytes:
     """The block at `position`; empty where the file ends there. Raises ArchiveError if it ends before."""
+    if position > _MOST:  # of members that claim to be so large, together
+        raise ArchiveError("is cut off within its last member; use an intact copy")
     if position > file.tell():
         file.seek(position - 1)
         if not file.read(1):
@@ -193,6 +214,6 @@ def _pax_size(records: dict[bytes, bytes], size: int) -> int:
     given = records.get(b"size")
     if given is None:
         return size
-    if not given.isdigit() or len(given) > 20:
+    if not given.isdigit() or len(given) > 20 or int(given) > _MOST:
         raise ArchiveError("has a damaged extended header; use an intact copy")
     return int(given)

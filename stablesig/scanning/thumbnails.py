@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stablesig_detector.errors import ImageError
 from stablesig_detector.guard import Failure, guarded
 
 from .addresses import scheme_of
@@ -25,6 +24,7 @@ from .reading import ReadOptions, read_item
 
 SIDE_PX = 240  # longer side
 SECONDS = 10.0
+ARCHIVE_SECONDS = 60.0
 MEMBERS = 100_000  # of one archive, that are looked through for its hits
 _SEPARATOR = "::"
 
@@ -72,17 +72,25 @@ def _items(hits: Sequence[Mapping[str, Any]]) -> list[Item]:
     items = [_item(str(hit["path"]), hit["path_bytes"]) for hit in hits]
     members = {item.identity: None for item in items if item.kind == "refused" and item.location}
     found: dict[bytes, Item] = {}
-    for archive in {item.location: None for item in items if item.kind == "refused" and item.location}:
-        try:
-            for number, item in enumerate(archive_items(archive, ReadOptions(), all_files=True)):
-                if item.identity in members:
-                    found[item.identity] = item
-                if number >= MEMBERS or len(found) == len(members):
-                    break
-        except (ImageError, OSError) as error:
-            found |= {
-                item.identity: replace(item, error=str(error)) for item in items if item.location == archive
-            }
+    archives = list({item.location: None for item in items if item.kind == "refused" and item.location})
+
+    def look_through(archive: str) -> dict[bytes, Item]:
+        inside = {}
+        for number, item in enumerate(archive_items(archive, ReadOptions(), all_files=True)):
+            if item.identity in members:
+                inside[item.identity] = item
+            if number >= MEMBERS or len(inside) == len(members):
+                break
+        return inside
+
+    for archive, inside in zip(
+        archives, guarded(look_through, archives, seconds=ARCHIVE_SECONDS), strict=True
+    ):
+        if isinstance(inside, Failure):
+            gone = [item for item in items if item.kind == "refused" and item.location == archive]
+            found |= {item.identity: replace(item, error=f"{item.path}: {inside.error}") for item in gone}
+        else:
+            found |= inside
     return [found.get(item.identity, item) for item in items]
 
 

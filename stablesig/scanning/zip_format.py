@@ -66,7 +66,7 @@ def read_member(file: BinaryIO, offset: int, size: int, member: str, max_bytes: 
     """The data of the member whose local header is at `offset`, unpacked and checked. Raises ArchiveError."""
     if size > max_bytes:
         raise ArchiveError(f"is more than {max_bytes:,} bytes unpacked; make it smaller", "too-large")
-    file.seek(offset)
+    file.seek(min(offset, file.seek(0, 2)))  # which may be more than a file can have
     head = file.read(30)
     if len(head) < 30 or head[:4] != _LOCAL:
         raise ArchiveError("is not where the table of contents has it; use an intact copy")

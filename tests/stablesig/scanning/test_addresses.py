@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from stablesig.scanning.addresses import ending, file_path, has_password, public_address, scheme_of
+from stablesig.scanning.addresses import (
+    ending,
+    file_path,
+    has_password,
+    public_address,
+    scheme_of,
+    without_secrets,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +29,12 @@ from stablesig.scanning.addresses import ending, file_path, has_password, public
         ("https://h/x?access_token=secret#t", "https://h/x?access_token=***#t"),
         ("https://h/x?TOKEN=secret;b=1", "https://h/x?TOKEN=***;b=1"),
         ("https://h/x?api-key=secret", "https://h/x?api-key=***"),
+        ("https://h/x?accessToken=secret&w=2", "https://h/x?accessToken=***&w=2"),
+        (
+            "https://h/x?access_key=secret&OSSAccessKeyId=secret",
+            "https://h/x?access_key=***&OSSAccessKeyId=***",
+        ),
+        ("https://h/x#access_token=secret", "https://h/x#access_token=***"),
     ],
 )
 def test_nothing_that_opens_the_file_is_left(address: str, shown: str) -> None:
@@ -64,3 +77,7 @@ def test_a_file_address_is_a_path_with_its_escapes_undone() -> None:
 def test_the_suffix_of_an_address_stands_before_its_query() -> None:
     assert ending("https://h/Shard.TAR?x=list.csv").endswith(".tar")
     assert ending("s3://b/what?.csv").endswith(".csv")
+
+
+def test_what_is_said_of_an_address_stays_apart_from_it() -> None:
+    assert without_secrets("https://h/x?sig=a:b: is not there") == "https://h/x?sig=***: is not there"

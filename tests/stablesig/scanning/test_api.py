@@ -29,6 +29,7 @@ from stablesig.scanning.row import Row
 from stablesig.scanning.run_folder import partial_of
 from stablesig.scanning.schema import rows_of
 from stablesig.scanning.settings import ScanSettings
+from stablesig.scanning.sources import SourceOptions
 from stablesig.scanning.tally import Tally
 from stablesig_detector.errors import OutputError, UsageError
 from stablesig_detector.key_entry import KeyEntry
@@ -264,3 +265,12 @@ def test_works_in_a_thread_that_may_set_no_signal_handlers(settings: ScanSetting
     thread.start()
     thread.join()
     assert found[0].images == 4
+
+
+def test_what_the_scan_writes_itself_is_no_input(settings: ScanSettings, tmp_path: Path) -> None:
+    """Where it goes on, its folder is there before the sources are looked at."""
+    (tmp_path / "part-1.txt").write_text("no image")
+    out, options = tmp_path / "out", SourceOptions(all_files=True)
+    for resume in (False, True, True):
+        found = scan([str(tmp_path)], settings, out, options=options, jobs=1, resume=resume)
+    assert found.tally.images == 1

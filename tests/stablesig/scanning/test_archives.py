@@ -208,3 +208,33 @@ def test_an_archive_that_is_replaced_gives_errors_and_no_wrong_bytes(tmp_path: P
         assert [outcome(item) for item in found] == ["archive", "archive"]
         path.unlink()
         assert [outcome(item) for item in found] == ["missing", "missing"]
+
+
+def test_a_defect_in_reading_one_ends_that_archive_and_no_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OverflowError("too large for C")
+
+    monkeypatch.setattr("stablesig.scanning.tar_format.members", broken)
+    (tmp_path / "a.tar").write_bytes(tar_bytes(CONTENT))
+    (item,) = items(tmp_path / "a.tar")
+    assert (item.kind, item.error_kind) == ("refused", "archive")
+    assert "OverflowError: too large for C" in str(item.error)
+
+
+def test_members_of_one_size_that_change_places_are_not_taken_for_one_another(tmp_path: Path) -> None:
+    path, content = tmp_path / "s.tar", {"a.bmp": b"a" * 600, "b.bmp": b"b" * 600}
+    path.write_bytes(tar_bytes(content))
+    found = items(path)
+    assert [outcome(item) for item in found] == list(content.values())
+    path.write_bytes(tar_bytes(dict(reversed(content.items()))))
+    assert [outcome(item) for item in found] == ["archive", "archive"]
+
+
+def test_a_short_name_may_stand_in_an_extension(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("other")
+    member.size, member.pax_headers = 600, {"path": "a.bmp"}
+    (tmp_path / "s.tar").write_bytes(member.tobuf(tarfile.PAX_FORMAT) + b"a" * 1024 + bytes(1024))
+    (item,) = items(tmp_path / "s.tar")
+    assert (item.member, outcome(item)) == ("a.bmp", b"a" * 600)

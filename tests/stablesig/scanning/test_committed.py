@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stablesig.scanning import committed as committed_module
-from stablesig.scanning.committed import Committed, is_same
+from stablesig.scanning.committed import Committed, LastRow, is_same
 from stablesig.scanning.item import identity_of
 from stablesig.scanning.parts import PartWriter
 
@@ -81,3 +82,10 @@ def test_a_file_that_could_not_be_read_counts_as_another_once_it_was_changed() -
     assert last is not None
     assert is_same(last, 5, READ_NS - 10 * 10**9, "nowhere", 2.0)
     assert not is_same(last, 5, READ_NS + 10 * 10**9, "nowhere", 2.0)
+
+
+def test_a_row_of_the_future_decides_nothing_by_its_time(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"  # the clock was ahead when it was scanned, and has been set right
+    path.write_bytes(b"another!!")
+    ahead = LastRow(9, time.time_ns() + 3600 * 10**9, hashlib.sha256(b"as it was").digest()[:8], False)
+    assert not is_same(ahead, 9, path.stat().st_mtime_ns, str(path), 2.0)

@@ -41,9 +41,7 @@ def test_small_parts_become_one_with_the_same_rows(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [whole.name if whole else ""]
 
 
-def test_parts_are_put_together_once_there_are_many(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parts_are_put_together_once_there_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "MOST_SMALL_PARTS", 8)
     compactor = Compactor(tmp_path)
     for number in range(30):

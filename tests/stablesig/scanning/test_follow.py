@@ -25,12 +25,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from stablesig.scanning import parts
 from stablesig.scanning.arrivals import UNFINISHED_SUFFIXES
 from stablesig.scanning.follow import COMMIT_S, INTERVAL_S, SETTLE_S, FollowSummary, follow
+from stablesig.scanning.item import Item
+from stablesig.scanning.local_engine import scan_items
+from stablesig.scanning.measuring import WorkerState
 from stablesig.scanning.parts import batches_of, parts_in
 from stablesig.scanning.queue_folder import LEASE_S
 from stablesig.scanning.row import Row
 from stablesig.scanning.run_folder import is_locked
 from stablesig.scanning.schema import rows_of
 from stablesig.scanning.settings import ScanSettings
+from stablesig.scanning.watched_tree import WatchedTree
 from stablesig_detector.errors import OutputError, UsageError
 from stablesig_detector.key_set import load_key_set
 
@@ -307,6 +311,43 @@ def test_what_cannot_be_followed_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_uploads_are_looked_for_while_workers_have_enough_to_do(
+    incoming: Path, tmp_path: Path, settings: ScanSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    meanwhile: list[int] = []
+    poll = WatchedTree.poll
+
+    def counted(tree: WatchedTree) -> None:
+        looks.append(time.monotonic())
+        poll(tree)
+
+    def slow(items: Iterator[Item | None], *_: object) -> Iterator[list[Row]]:
+        drawn: list[Item] = []
+        while len(drawn) < 10:
+            item = next(items)
+            if item is None:
+                yield []
+            else:
+                drawn.append(item)
+        before = len(looks)
+        for item in drawn:
+            time.sleep(0.03)
+            yield [Row(item.path, None, "not detected", sha256="0" * 64, bytes=1)]
+        meanwhile.append(len(looks) - before)
+        while next(items, item) is None:  # and what is found then is handed out
+            yield []
+
+    for number in range(10):
+        picture(incoming / f"{number}.png", number)
+    monkeypatch.setattr(WatchedTree, "poll", counted)
+    monkeypatch.setattr("stablesig.scanning.follow.scan_items", slow)
+    with Following([incoming], settings, tmp_path / "out") as following:
+        until(lambda: bool(meanwhile))
+    assert following.error is None
+    assert meanwhile[0] >= 3
+
+
 SERVICE = """
 import signal, sys
 from pathlib import Path
@@ -370,6 +411,18 @@ def test_a_signal_ends_it_with_everything_committed(
     assert not is_locked(tmp_path / "out")
 
 
+def test_a_sigterm_to_all_processes_of_a_service_ends_no_worker(settings: ScanSettings) -> None:
+    def told_to_end(
+        item: Item, settings: ScanSettings, state: WorkerState, *, alone: bool = True
+    ) -> list[Row]:
+        os.kill(os.getpid(), signal.SIGTERM)  # as systemd does by default
+        return [Row(item.path, None, "not detected")]
+
+    items = [Item(f"{number}.png", "file") for number in range(3)]
+    rows = [row for rows in scan_items(items, settings, 1, measure=told_to_end) for row in rows]
+    assert [row.verdict for row in rows] == ["not detected"] * 3
+
+
 def killed_at_random_moments(
     service: Service, incoming: Path, tmp_path: Path, kills: int, uploads: int
 ) -> None:
@@ -406,3 +459,21 @@ def test_twenty_times_kill_9_loses_and_doubles_nothing(
     service: Service, incoming: Path, tmp_path: Path
 ) -> None:
     killed_at_random_moments(service, incoming, tmp_path, kills=20, uploads=30)
+
+
+def test_what_would_be_scanned_twice_or_without_end_is_refused(
+    incoming: Path, settings: ScanSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "queue" / "done").mkdir(parents=True)
+    with pytest.raises(UsageError, match="lie in one another"):
+        follow(
+            [str(tmp_path / "queue" / "done")],
+            settings,
+            tmp_path / "out",
+            jobs=1,
+            stop=threading.Event(),
+            queue=tmp_path / "queue",
+        )
+    with pytest.raises(UsageError, match="without end"):
+        follow([str(incoming)], settings, incoming / "out", jobs=1, stop=threading.Event(), all_files=True)
+    assert not list(incoming.iterdir())

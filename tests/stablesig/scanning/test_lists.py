@@ -172,3 +172,7 @@ def test_an_empty_table_is_an_error_and_an_empty_text_is_not(tmp_path: Path) -> 
     assert entries(b"", "l.jsonl") == []
     with pytest.raises(ItemError, match="empty table"):
         entries(b"", "l.csv")
+
+
+def test_columns_of_json_may_be_in_capitals_as_those_of_tables() -> None:
+    assert names(b'{"PATH": "a.jpg"}\n{"Url": "b.jpg"}\n', "l.jsonl") == ["a.jpg", "b.jpg"]

@@ -192,7 +192,7 @@ class TestDedup:
         with monkeypatch.context() as patch:
             deduplicated, decoded = self.rows(True, patch)
         assert deduplicated == plain
-        assert (without, decoded) == (6, 4)  # errors, which name their file, are not kept
+        assert (without, decoded) == (4, 2)  # what is no image is not decoded at all
 
     def test_keeps_what_was_used_last_and_no_more_than_its_bound(
         self, monkeypatch: pytest.MonkeyPatch

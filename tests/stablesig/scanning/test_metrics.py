@@ -156,3 +156,9 @@ def test_the_documentation_names_the_metrics_that_there_are() -> None:
     assert documented == {name for name in names if name.startswith("stablesig_")}
     used = {name.removesuffix("_bucket") for name in re.findall(r"stablesig_scan_\w+", text)}
     assert used == documented
+
+
+@pytest.mark.parametrize("address", ["a" * 70 + ":1", "x..y:1", "127.0.0.1:" + "9" * 5000])
+def test_what_cannot_be_an_address_is_wrong_usage(address: str) -> None:
+    with pytest.raises(UsageError, match="--metrics"), serving(ScanMetrics({"version": "1"}), address):
+        pass

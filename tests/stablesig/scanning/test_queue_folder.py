@@ -327,3 +327,45 @@ def test_a_queue_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cur").write_bytes(b"")
     with pytest.raises(OutputError, match="cannot be written"):
         QueueFolder(tmp_path, tmp_path, Committed(), settle=0.0)
+
+
+def test_an_upload_that_cannot_be_taken_holds_up_no_other(
+    folder: Path, scanner: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(folder, "a.jpg", "b.jpg", "c.jpg")
+    rename = os.rename
+
+    def refuse(source: Path, target: Path) -> None:
+        if source.name == "b.jpg":
+            raise PermissionError(1, "Operation not permitted")
+        rename(source, target)
+
+    warnings: list[str] = []
+    queue = scanner(on_warning=warnings.append)
+    monkeypatch.setattr(os, "rename", refuse)
+    assert {Path(one.item.path).name for one in taken(queue)} == {"a.jpg", "c.jpg"}
+    assert taken(queue) == []
+    assert len(warnings) == 1
+    assert "b.jpg cannot be taken: Operation not permitted" in warnings[0]
+
+
+def test_the_longest_names_are_numbered_as_well(folder: Path, scanner: Opener) -> None:
+    name = "\u00e9" * 125 + "x.jpg"  # 255 bytes
+    queue = scanner()
+    for content in (b"one", b"two"):
+        (folder / "new" / name).write_bytes(content)
+        scan(queue, taken(queue))
+    names = sorted(path.name for path in (folder / "done").iterdir())
+    assert len(names) == 2
+    assert all(len(one.encode()) <= 255 and one.endswith(".jpg") for one in names)
+
+
+def test_two_scanners_give_uploads_of_one_name_two_names(folder: Path, scanner: Opener) -> None:
+    one, other = scanner(), scanner("other")
+    arrivals = []
+    for queue, content in ((one, b"first"), (other, b"second")):
+        upload(folder, "x.jpg", content=content)
+        arrivals += taken(queue)
+    rows = [*scan(other, arrivals[1:]), *scan(one, arrivals[:1])]  # the later one is done first
+    for row in rows:
+        assert hashlib.sha256(Path(row.path).read_bytes()).hexdigest() == row.sha256

@@ -7,6 +7,7 @@ import pickle
 import resource
 import socket
 import threading
+import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -324,3 +325,14 @@ def test_nobody_listening_and_no_such_host_are_the_network(pictures: Pictures) -
         assert refusal(url_item(address)).kind == "network"
     assert refusal(url_item("http://")).kind == "network"
     assert reading.MAY_PASS.isdisjoint(reading.STATES)
+
+
+def test_a_small_file_takes_little_memory_whatever_a_large_one_may_take(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x" * 100)
+    item = Item("a.png", "file", str(tmp_path / "a.png"))
+    tracemalloc.start()
+    try:
+        assert read_item(item, ReadOptions(max_bytes=1 << 28)) == b"x" * 100
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -59,7 +61,7 @@ def test_all_forms_of_results_tell_the_same(tmp_path: Path, ending: str) -> None
         ("missing", 5, 3),
         ("damaged", 1, 1),
     ]
-    assert report.errors[1]["examples"] == ['is\n"broken"']
+    assert report.errors[1]["examples"] == ['images/000300.jpg: is\n"broken"']
     assert [(one["format"], one["images"], one["detected"]) for one in report.formats] == [
         ("JPEG", 22, 2),
         ("PNG", 1, 1),
@@ -219,3 +221,62 @@ def test_percentages_do_not_round_to_none_or_all() -> None:
         "> 99.99 %",
         "12.50 %",
     ]
+
+
+def test_every_version_of_a_file_that_was_replaced_is_an_image(tmp_path: Path) -> None:
+    later = hit(1).time + timedelta(days=1)  # type: ignore[operator]
+    rows = [
+        [hit(1, 1), hit(1, 2)],
+        [hit(1, 2, sha256="e" * 64, time=later)],
+        [absent(2)],
+        [hit(2, 1, sha256="d" * 64, time=later)],
+    ]
+    report = make_report([written(tmp_path / "x", rows, follow=True)])
+    assert (report.images["images"], report.images["detected"]) == (4, 3)
+    assert sorted(found["n_detected"] for found in report.hits) == [1, 1, 2]
+    assert report.false_positives["expected"] == pytest.approx(4e-6)
+    assert "2 of the images are earlier versions" in report.notes[0]
+
+
+def test_rows_that_another_part_has_replaced_are_counted_once(tmp_path: Path) -> None:
+    written(tmp_path / "x", [[absent(1)], [absent(2)]])
+    [old] = parts_in(tmp_path / "x")
+    copy = old.with_name(old.name.replace("part-", "part-9"))
+    copy.write_bytes(old.read_bytes())
+    plan = {"whole": f".{copy.name}.whole", "part": copy.name, "replaces": [old.name]}
+    (tmp_path / "x" / ".compacting.json").write_text(json.dumps(plan))
+    assert make_report([str(tmp_path / "x")]).images["images"] == 2
+
+
+def test_one_result_named_in_two_ways_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path / "x.parquet")
+    monkeypatch.chdir(tmp_path)
+    report = make_report(["x.parquet", "./x.parquet"])
+    assert (report.images["images"], report.results[0]["name"]) == (29, "x.parquet")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        hit(1, key_id=None),
+        hit(1, statistic=math.nan),
+        hit(1, log10_p_value=None),
+        absent(1, log10_p_value=-math.inf),
+        absent(1, verdict="<b>"),
+        absent(1, bytes=2**62),
+    ],
+)
+def test_rows_that_no_scan_writes_are_refused(tmp_path: Path, row: Row) -> None:
+    with pytest.raises(UsageError, match=r"no scan writes, such as its row for images/000001\.jpg"):
+        make_report([written(tmp_path / "x.parquet", [[row]])])
+
+
+@pytest.mark.parametrize("identity", [[1], {"n_keys": "<b>", "fpr": "no", "search": ["<b>"]}])
+def test_metadata_of_another_kind_are_passed_over(tmp_path: Path, identity: object) -> None:
+    written(tmp_path / "x.parquet", [[hit(1, n_keys=None)]])
+    table = pq.read_table(tmp_path / "x.parquet")
+    about = {**table.schema.metadata, b"stablesig.scan": json.dumps({"identity": identity}).encode()}
+    pq.write_table(table.replace_schema_metadata(about), tmp_path / "y.parquet")
+    report = make_report([str(tmp_path / "y.parquet")])
+    assert (report.results[0]["n_keys"], report.results[0]["fpr"]) == (None, 1e-6)
+    assert json_text(report)

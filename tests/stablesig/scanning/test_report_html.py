@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import os
+import time
 import zipfile
+from collections.abc import Iterator
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from PIL import Image
 
 from stablesig.detect_output import ABSENCE
+from stablesig.scanning import thumbnails as thumbnails_module
 from stablesig.scanning.report import make_report
 from stablesig.scanning.report_html import html_report
 from stablesig.scanning.row import Row
@@ -145,3 +148,35 @@ def test_what_is_gone_changed_broken_or_elsewhere_is_not_shown(tmp_path: Path, p
     assert "changed since the scan" in found[1].missing
     assert "fetches nothing" in found[4].missing
     assert "fetches nothing" in found[5].missing
+
+
+def test_no_text_from_outside_steers_the_page(tmp_path: Path) -> None:
+    evil = "<script>\"'\u202e\x1b[2J"
+    rows = [
+        [hit(1, path=evil, provider=evil, model_id=evil, key_id=evil, key_state=evil, format=evil)],
+        [broken(2, evil, path="0", error="a" * 395 + "<<<")],
+    ]
+    with open_run(tmp_path / "x.parquet", {"fpr": 1e-6, "search": "fast", "n_keys": 3}) as run:
+        with run.writer() as writer:
+            for group in rows:
+                writer.add(group)
+        run.finish()
+    report = make_report([str(tmp_path / "x.parquet")])
+    page = html_report(report, thumbnails(report.hits))
+    assert not any(sign in page for sign in ("<script", "\u202e", "\x1b"))
+    assert "a&lt;&lt;<" in page  # cut before it is escaped, not in the middle of an entity
+
+
+def test_an_archive_without_end_costs_its_pictures_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_end(*_: object, **__: object) -> Iterator[None]:
+        time.sleep(60)
+        yield None
+
+    (tmp_path / "x.tar.gz").write_bytes(b"")
+    monkeypatch.setattr(thumbnails_module, "archive_items", without_end)
+    monkeypatch.setattr(thumbnails_module, "ARCHIVE_SECONDS", 0.2)
+    [found] = thumbnails([{"path": f"{tmp_path}/x.tar.gz::a.png", "path_bytes": None, "sha256": "0" * 64}])
+    assert found.picture is None
+    assert "0.2 s" in found.missing

@@ -426,3 +426,16 @@ def test_small_parts_become_row_groups_of_a_good_size(
     footer = pq.read_metadata(out)
     assert [footer.row_group(number).num_rows for number in range(footer.num_row_groups)] == [90] * 5
     assert [row.key_id for row in rows_at(out)] == [f"{number:016x}" for number in range(450)]
+
+
+@pytest.mark.parametrize("out", ["", ".", "/"])
+def test_what_has_no_name_is_no_place(out: str) -> None:
+    with pytest.raises(UsageError, match="no place for results"):
+        open_run(out, IDENTITY)
+
+
+def test_a_folder_whose_end_cannot_be_noted_says_how_to_go_on(tmp_path: Path) -> None:
+    with open_run(tmp_path / "out", IDENTITY) as run:
+        (run.folder / "_finished.json").mkdir()
+        with pytest.raises(OutputError, match="--resume"):
+            run.finish()

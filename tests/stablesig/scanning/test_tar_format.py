@@ -170,3 +170,16 @@ def test_a_member_that_is_no_longer_in_its_place_is_an_error() -> None:
     assert caught.value.kind == "too-large"
     with pytest.raises(ArchiveError, match="cut off"):
         tar_format.read_member(io.BytesIO(data[:900]), 512, 700, 10_000)
+
+
+def test_sizes_that_no_file_can_have_are_damage() -> None:
+    member = tarfile.TarInfo("a.jpg")
+    member.size = 1 << 80
+    with pytest.raises(ArchiveError, match="without a size"):
+        listed(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    member.size, member.pax_headers = 0, {"size": "9" * 20}
+    with pytest.raises(ArchiveError, match="extended header"):
+        listed(member.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
+    member.size, member.pax_headers = 1 << 62, {}
+    with pytest.raises(ArchiveError, match="cut off"):
+        listed(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))

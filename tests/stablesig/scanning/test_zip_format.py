@@ -183,3 +183,8 @@ def test_checksums_are_those_of_zlib() -> None:
     data = archive()
     member = listed(data)[2]
     assert zlib.crc32(read(data, member)) == zlib.crc32(NOISE)
+
+
+def test_a_place_that_no_file_has_is_damage() -> None:
+    with pytest.raises(ArchiveError, match="not where the table"):
+        zip_format.read_member(io.BytesIO(archive()), 2**64 - 1, 0, "a.jpg", 100)
