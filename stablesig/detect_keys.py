@@ -22,7 +22,7 @@ def keys_to_look_for(files: Sequence[Path], folders: Sequence[Path], models: Seq
     that is named beside it, if it is the one. Raises UsageError without any key, KeyFileError.
     """
     if not files and not folders and not models:
-        raise UsageError("there is no key to look for; give --key, --keys or --model")
+        raise UsageError("there is no key to look for; give --key, --keys or --model; see --help")
     named = load_key_set(files) if files else KeySet.of([])
     found = load_key_set(folders) if folders else KeySet.of([])
     described = [_of_model(model, named, found) for model in models]
