@@ -213,6 +213,14 @@ class TestRefusal:
         with pytest.raises(UsageError, match=r"installed on every node\?.*No module named 'stablesig'"):
             list(engine(missing(1), settings, 1))
 
+    def test_of_a_cluster_that_is_gone_and_still_noted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            free = server.getsockname()[1]
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free}")
+        with pytest.raises(UsageError, match=rf"no Ray cluster answers at 127.0.0.1:{free}"):  # noqa: SIM117
+            with ray_engine.ray_engine("auto"):
+                pass
+
     def test_of_an_address_without_a_cluster(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             free = server.getsockname()[1]
