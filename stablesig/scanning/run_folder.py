@@ -71,7 +71,12 @@ def open_run(
     place, folder, kind = places(out, format)
     there = holds_scan(folder)
     if folder != place and os.path.lexists(place) and not (resume and there and is_merged(folder, place)):
-        raise OutputExistsError(taken(place))
+        raise OutputExistsError(
+            f"{place} exists, so there is no unfinished scan into it; name another file, or a folder (OUT/), to "
+            "which --resume adds what is new"
+            if resume and not there
+            else taken(place)
+        )
     if resume and not there:
         raise UsageError(
             f"there is no unfinished scan to resume: {folder / IDENTITY} does not exist; leave out --resume"

@@ -153,6 +153,8 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     out.write_bytes(b"mine")
     with pytest.raises(OutputExistsError, match="nothing is overwritten"):
         open_run(out, IDENTITY)
+    with pytest.raises(OutputExistsError, match="no unfinished scan into it"):  # it may be finished
+        open_run(out, IDENTITY, resume=True)
     out.unlink()
     out.symlink_to("nowhere")
     with pytest.raises(OutputExistsError, match="nothing is overwritten"):
