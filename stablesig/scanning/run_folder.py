@@ -72,8 +72,8 @@ def open_run(
     there = holds_scan(folder)
     if folder != place and os.path.lexists(place) and not (resume and there and is_merged(folder, place)):
         raise OutputExistsError(
-            f"{place} exists, so there is no unfinished scan into it; name another file, or a folder (OUT/), to "
-            "which --resume adds what is new"
+            f"{place} exists, so there is no unfinished scan into it; name another file, or a folder (OUT/), "
+            "to which --resume adds what is new"
             if resume and not there
             else taken(place)
         )
