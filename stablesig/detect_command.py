@@ -154,7 +154,9 @@ def detect(
     if quiet and as_json:
         raise UsageError("--quiet prints nothing and --json an object; give one of the two")
     if explain is not None:
-        _check_place(explain)
+        from stablesig_detector.new_files import check_place
+
+        check_place(explain)
     loaded = keys_to_look_for(keys or [], key_folders or [], models or [])
     if not quiet:
         for note in loaded.notes:
@@ -206,18 +208,6 @@ def _evidence(
             yield unreadable(result.item.name, result.error)
         else:  # the request is wrong, not the image
             raise result.error
-
-
-def _check_place(path: Path) -> None:
-    """Raise before anything is measured if the picture could not be written in the end."""
-    import os
-
-    from stablesig_detector.errors import OutputError, OutputExistsError
-
-    if os.path.lexists(path):
-        raise OutputExistsError(f"{path}: is there already; name another file, nothing is overwritten")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}; make it first, or name another place")
 
 
 def _write_picture(path: Path | None, image: ImageEvidence) -> Path | None:

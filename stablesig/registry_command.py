@@ -25,6 +25,16 @@ _FORMATS = ["%Y-%m-%d"]
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="DIR", show_default=False, help="The registry: a folder with registry.json.")
 ]
+StateDayOption = Annotated[
+    datetime | None,
+    typer.Option(
+        "--on",
+        metavar="DATE",
+        formats=_FORMATS,
+        help="The day (UTC) for which the states of keys are told (default: today).",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
 @registry.callback()
@@ -149,16 +159,8 @@ def revoke(
 @registry.command("list")
 def list_keys(
     folder: FolderArgument,
-    on: Annotated[
-        datetime | None,
-        typer.Option(
-            "--on",
-            metavar="DATE",
-            formats=_FORMATS,
-            help="The day (UTC) for which states are shown (default: today).",
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    on: StateDayOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List the keys of a registry: id, state, provider, model.
 
@@ -188,16 +190,8 @@ def list_keys(
 @registry.command()
 def check(
     folder: FolderArgument,
-    on: Annotated[
-        datetime | None,
-        typer.Option(
-            "--on",
-            metavar="DATE",
-            formats=_FORMATS,
-            help="The day (UTC) for which states are counted (default: today).",
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    on: StateDayOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Examine every file of a registry, as for a pull request.
 

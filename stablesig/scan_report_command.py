@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,9 +75,10 @@ def scan_report(
     """
     from stablesig.scanning.report import HITS, json_text, make_report
     from stablesig.scanning.report_text import lines
+    from stablesig_detector.new_files import check_place
 
     if out is not None:
-        _check_place(out)
+        check_place(out)
     report = make_report(results, fpr=fpr, hits=HITS if out is None else thumbnails)
     if out is not None:
         _write_page(out, report)
@@ -89,16 +89,6 @@ def scan_report(
         typer.echo(printable(line))
     if out is not None:
         typer.echo(f"\npage  {printable(str(out))}")
-
-
-def _check_place(out: Path) -> None:
-    """Raise before the results are read if the page could not be written in the end."""
-    from stablesig_detector.errors import OutputError, OutputExistsError
-
-    if os.path.lexists(out):
-        raise OutputExistsError(f"{out} exists, and nothing is overwritten; name another file")
-    if not out.parent.is_dir():
-        raise OutputError(f"{out}: there is no folder {out.parent}; make it first, or name another place")
 
 
 def _write_page(out: Path, report: Report) -> None:

@@ -120,7 +120,7 @@ def detect(
     """
     from .spectrum import DIMENSION, FEATURE_VERSION, spectrum
 
-    _check_request(keys, fpr, search, best)
+    check_request(keys, fpr, search, best)
     if whitening is None:
         from .whitening import load_default
 
@@ -310,7 +310,7 @@ def check_key(key: Key, feature_version: str, dimension: int, statistics_sha256:
         )
 
 
-def _check_request(keys: Sequence[Key] | KeySet, fpr: float, search: str, best: int | None) -> None:
+def check_request(keys: Sequence[Key] | KeySet, fpr: float, search: str, best: int | None = None) -> None:
     """Raise UsageError if this cannot be looked for."""
     if isinstance(keys, (SecretKey, PublicKey)):
         raise UsageError("keys is a sequence; got a single key; pass [key]")

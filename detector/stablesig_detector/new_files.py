@@ -27,6 +27,17 @@ class NewFile:
     private: bool = False
 
 
+def check_place(path: Path) -> None:
+    """Raise what `write_new_files` would, before the work whose result is to go to `path`.
+
+    Raises OutputExistsError if the path is taken, OutputError if there is no such folder.
+    """
+    if os.path.lexists(path):
+        raise OutputExistsError(_taken(path))
+    if not path.parent.is_dir():
+        raise OutputError(_no_folder(path))
+
+
 def write_new_files(files: Sequence[NewFile]) -> None:
     """Write all of `files` or none of them.
 
@@ -58,7 +69,7 @@ def write_new_files(files: Sequence[NewFile]) -> None:
     if isinstance(problem, FileExistsError):
         raise OutputExistsError(_taken(at))
     if isinstance(problem, (FileNotFoundError, NotADirectoryError)):
-        raise OutputError(f"{at}: there is no folder {at.parent}; make it first, or name another place")
+        raise OutputError(_no_folder(at))
     if problem is not None:
         raise OutputError(f"{at}: cannot be written: {problem.strerror or problem}; nothing was left there")
 
@@ -88,3 +99,7 @@ def _place(beside: Path, file: NewFile, placed: list[Path]) -> None:
 
 def _taken(path: Path) -> str:
     return f"{path}: exists already, and nothing is overwritten; name another place, or move it away first"
+
+
+def _no_folder(path: Path) -> str:
+    return f"{path}: there is no folder {path.parent}; make it first, or name another place"

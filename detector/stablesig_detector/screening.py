@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .detection import DEFAULT_FPR, SEARCHES, Detection, check_key, detect, weigh_one
+from .detection import DEFAULT_FPR, Detection, check_key, check_request, detect, weigh_one
 from .errors import UsageError
 from .luma import read_luma
 from .matching import highest
@@ -94,7 +94,9 @@ class Screen:
         stages: tuple[Stage, ...] = STAGES,
         whitening: Whitening | None = None,
     ) -> None:
-        _check_request(keys, fpr, search)
+        check_request(keys, fpr, search)
+        if search not in TRANSFORMS:
+            raise UsageError(f'a screen is for the searches "none" and "fast"; got {search!r}; leave it off')
         if whitening is None:
             from .whitening import load_default
 
@@ -185,15 +187,3 @@ class Look:
         )
         values = sampled_spectrum(pixels, most)[self._orders]
         return Family(self._geometries, (values - self._mean) @ self._matrix, len(self._geometries))
-
-
-def _check_request(keys: KeySet, fpr: float, search: str) -> None:
-    """Raise UsageError if this cannot be looked for."""
-    if search not in TRANSFORMS:
-        if search not in SEARCHES:
-            raise UsageError(f'a search is "none", "fast" or "full"; got {search!r}')
-        raise UsageError(f'a screen is for the searches "none" and "fast"; got {search!r}; leave it off')
-    if not len(keys):
-        raise UsageError("there are no keys to look for; pass at least one")
-    if not 0.0 < fpr < 1.0:
-        raise UsageError(f"a false positive rate lies between 0 and 1, both excluded; got {fpr}")

@@ -6,18 +6,12 @@ again: each image pays for fresh pages of its pixels, about as long as half of i
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
+from stablesig_detector.allocator import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, set_allocator
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 LARGEST = 32 << 20  # bytes of one piece, the most that glibc allows: a picture of 8 to 10 megapixels
 _KEPT = 64 << 20  # bytes in all
 
 
 def keep_freed_memory() -> bool:
     """Let this process keep pieces of up to LARGEST bytes, 64 MB in all; whether it can (glibc)."""
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
-        return bool(mallopt(_M_MMAP_THRESHOLD, LARGEST) and mallopt(_M_TRIM_THRESHOLD, _KEPT))
-    return False
+    return set_allocator((M_MMAP_THRESHOLD, LARGEST), (M_TRIM_THRESHOLD, _KEPT))

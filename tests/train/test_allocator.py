@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from stablesig_train import allocator
 from stablesig_train.allocator import keep_freed_memory
 
 # The fewest page faults of taking, filling and freeing 48 MB, of ten times: glibc maps afresh what is larger
@@ -60,6 +59,6 @@ def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str) -> Any:
         raise AssertionError(f"{name} was loaded")
 
-    monkeypatch.setattr(allocator.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(ctypes, "CDLL", load)
     keep_freed_memory()

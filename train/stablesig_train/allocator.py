@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
+from stablesig_detector.allocator import M_MMAP_MAX, M_TOP_PAD, M_TRIM_THRESHOLD, set_allocator
 
-# Parameters of mallopt(3), from glibc's malloc.h.
-_M_TRIM_THRESHOLD = -1
-_M_TOP_PAD = -2
-_M_MMAP_MAX = -4
 _TOP_PAD_BYTES = 256 << 20
 _TRIM_BYTES = 2**31 - 1  # the largest that mallopt takes
 
@@ -21,13 +16,4 @@ def keep_freed_memory() -> None:
     of 160 px, on one thread of a loaded machine. The process then stays at its peak of memory. Does nothing
     where the C library is not glibc.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
-    mallopt(_M_TOP_PAD, _TOP_PAD_BYTES)
+    set_allocator((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, _TRIM_BYTES), (M_TOP_PAD, _TOP_PAD_BYTES))
