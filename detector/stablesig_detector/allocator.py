@@ -24,5 +24,5 @@ def set_allocator(*settings: tuple[int, int]) -> bool:
     except (OSError, AttributeError):
         return False
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    taken = [mallopt(parameter, value) for parameter, value in settings]  # each, whatever became of the others
+    taken = [mallopt(parameter, value) for parameter, value in settings]  # all, in any case
     return all(taken)

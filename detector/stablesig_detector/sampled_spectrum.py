@@ -47,9 +47,7 @@ def sampled_spectrum(
 
 def windows(height: int, width: int, octave: int) -> tuple[int, int]:
     """Rows of windows in the planes of one octave of an image, and windows in a row."""
-    transform = next(one for one in transforms() if one.octave == octave)
-    down, across = ((side - transform.pixels(1)) // transform.hop + 1 for side in (height, width))
-    return down, across
+    return next(one for one in transforms() if one.octave == octave).windows(height, width)
 
 
 def lattice(down: int, across: int, most: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -114,7 +112,7 @@ def _gathered(pixels: NDArray[Any], transform: Transform, most: int) -> FloatArr
     if not pixels.flags.c_contiguous:
         pixels = np.ascontiguousarray(pixels)
     height, width = pixels.shape[:2]
-    down, across = windows(height, width, transform.octave)
+    down, across = transform.windows(height, width)
     steps, (rows, columns) = lattice(down, across, max(most, 1))
     hop, span = transform.hop, transform.pixels(1)
     line, pixel = pixels.strides[:2]

@@ -75,6 +75,11 @@ class Transform:
         """px of the full-size image from window to window."""
         return HOP << self.octave
 
+    def windows(self, height: int, width: int) -> tuple[int, int]:
+        """Rows of windows in an image of this size, px, and windows in a row."""
+        least = self.pixels(1)
+        return (height - least) // self.hop + 1, (width - least) // self.hop + 1
+
 
 def spread(samples: int, octave: int) -> int:
     """How many px make `samples` samples after `octave` halvings, along one axis."""

@@ -127,7 +127,7 @@ def _summed(
     rgb: NDArray[np.uint8] | NDArray[np.float32], transform: Transform, most: int
 ) -> tuple[NDArray[np.float64], int]:
     """The sums of log powers over the windows of one octave, `transform.sums_shape`, and the windows."""
-    down, across = ((side - transform.pixels(1)) // transform.hop + 1 for side in rgb.shape[:2])
+    down, across = transform.windows(*rgb.shape[:2])
     total, count = np.zeros(transform.sums_shape), 0
     for part in tiles(down, across, most):
         pixels = [

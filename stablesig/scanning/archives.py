@@ -23,7 +23,7 @@ from . import tar_format, zip_format
 from .addresses import public_address, scheme_of
 from .item import ErrorKind, Item, ItemKind, identity_of, readable
 from .item_error import ArchiveError, ItemError, from_os_error
-from .opening import is_local, local_path, open_source
+from .opening import PositionedFile, is_local, local_path, open_source
 from .path_set import PathSet
 from .reading import ReadOptions
 
@@ -183,24 +183,14 @@ def _unpacking(file: BinaryIO, form: str) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(_Zstandard(file), 1 << 16))
 
 
-class _Zstandard(io.RawIOBase):
+class _Zstandard(PositionedFile):
     """What is packed by Zstandard, through pyarrow: Python reads it itself from 3.14 on."""
 
     def __init__(self, file: BinaryIO) -> None:
         with needs_scan("reading .tar.zst"):
             import pyarrow
 
-        self._position = 0
         self._stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd")
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         left = offset + (self._position if whence == io.SEEK_CUR else 0) - self._position
@@ -214,11 +204,8 @@ class _Zstandard(io.RawIOBase):
             self._position += len(piece)
         return self._position
 
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+    def read_next(self, size: int) -> bytes:
+        return cast(bytes, self._stream.read(size))
 
 
 def _unpacking_errors() -> tuple[type[Exception], ...]:

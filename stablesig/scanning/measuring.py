@@ -102,11 +102,6 @@ class WorkerState:
             self._evidence.popitem(last=False)
 
 
-def rows_of_chunk(items: Sequence[Item], settings: ScanSettings, state: WorkerState) -> list[Row]:
-    """The rows of several items, one item after the other, in their order; at least one for each."""
-    return [row for item in items for row in measure_item(item, settings, state)]
-
-
 def measure_item(item: Item, settings: ScanSettings, state: WorkerState, *, alone: bool = True) -> list[Row]:
     """The rows of one item: one for each key that is detected in it, else one for the strongest key.
 

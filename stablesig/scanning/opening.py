@@ -42,15 +42,13 @@ def open_source(location: str, options: ReadOptions) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(_RemoteFile(location, options), _BUFFER))
 
 
-class _RemoteFile(io.RawIOBase):
-    """A file in a store that tries again where the network fails, and raises ItemError in the end."""
+class PositionedFile(io.RawIOBase):
+    """What is read at a position that it keeps itself: `read_next` gives up to so many bytes from there."""
 
-    def __init__(self, location: str, options: ReadOptions) -> None:
-        from .remote import open_remote
+    _position = 0
 
-        self._location, self._options, self._position = location, options, 0
-        self._file = with_retries(lambda: open_remote(location), options)
-        self.size = int(getattr(self._file, "size", None) or 0)
+    def read_next(self, size: int) -> bytes:
+        raise NotImplementedError
 
     def readable(self) -> bool:
         return True
@@ -61,15 +59,29 @@ class _RemoteFile(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        data = self.read_next(len(buffer))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+class _RemoteFile(PositionedFile):
+    """A file in a store that tries again where the network fails, and raises ItemError in the end."""
+
+    def __init__(self, location: str, options: ReadOptions) -> None:
+        from .remote import open_remote
+
+        self._location, self._options = location, options
+        self._file = with_retries(lambda: open_remote(location), options)
+        self.size = int(getattr(self._file, "size", None) or 0)
+
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._position = offset + (0, self._position, self.size)[whence]
         return self._position
 
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        data = with_retries(lambda: self._read(len(buffer)), self._options)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+    def read_next(self, size: int) -> bytes:
+        return with_retries(lambda: self._read(size), self._options)
 
     def _read(self, size: int) -> bytes:
         from .remote import translated

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from stablesig.scanning.item import Item
+from stablesig.scanning.measuring import WorkerState, measure_item
 from stablesig.scanning.row import Row
 from stablesig.scanning.settings import ScanSettings
 from stablesig_detector.key import PublicKey, SecretKey
@@ -25,6 +26,11 @@ HEIGHT, WIDTH = 96, 128
 def picture(seed: int) -> np.ndarray:
     """(96, 128, 3) uint8; those of an even and an odd seed differ in how their spectrum falls."""
     return textured_image(seed, HEIGHT, WIDTH, slope=1.0 if seed % 2 else 0.5)
+
+
+def rows_of_chunk(items: Sequence[Item], settings: ScanSettings, state: WorkerState) -> list[Row]:
+    """The rows of several items, one item after the other, in this process."""
+    return [row for item in items for row in measure_item(item, settings, state)]
 
 
 def key_of(seed: int) -> PublicKey:

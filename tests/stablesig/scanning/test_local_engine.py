@@ -21,14 +21,14 @@ from stablesig.scanning import local_engine
 from stablesig.scanning.blas_threads import blas_threads
 from stablesig.scanning.item import Item
 from stablesig.scanning.local_engine import CHUNK, scan_items
-from stablesig.scanning.measuring import WorkerState, rows_of_chunk
+from stablesig.scanning.measuring import WorkerState
 from stablesig.scanning.reading import ReadOptions
 from stablesig.scanning.row import Row
 from stablesig.scanning.settings import ScanSettings
 from stablesig_detector.errors import StableSigError, UsageError
 from stablesig_detector.urls import FetchPolicy
 
-from .scanned import items_of, settings_for, timeless, write_pictures
+from .scanned import items_of, rows_of_chunk, settings_for, timeless, write_pictures
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 on_linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux only")

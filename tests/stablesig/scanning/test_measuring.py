@@ -16,7 +16,7 @@ from PIL import Image
 from stablesig.evidence import Request, measure
 from stablesig.scanning import measuring
 from stablesig.scanning.item import Item
-from stablesig.scanning.measuring import RetryAloneError, WorkerState, measure_item, rows_of_chunk
+from stablesig.scanning.measuring import RetryAloneError, WorkerState, measure_item
 from stablesig.scanning.reading import ItemError, ReadOptions
 from stablesig.scanning.row import Row
 from stablesig_detector.detection import detect
@@ -25,7 +25,7 @@ from stablesig_detector.key_set import KeySet
 from stablesig_detector.sources import Source
 
 from ..conftest import direction_between, textured_image
-from .scanned import key_of, picture, settings_for, timeless
+from .scanned import key_of, picture, rows_of_chunk, settings_for, timeless
 
 
 def png(pixels: np.ndarray) -> bytes:
