@@ -81,13 +81,13 @@ def benchmark(options: argparse.Namespace) -> Results:
         raise OutputExistsError(f"{out} exists; name another folder, or go on with --reuse")
     tests = sorted(find_images(options.test, say), key=lambda file: file.path.name)
     training = find_images(options.train, say)
-    _check_apart(tests, training)
+    check_apart(tests, training)
     whitening = load_default()
     original = load_autoencoder(options.vae)  # before hours of training, as it may fail
     out.mkdir(parents=True, exist_ok=True)
     embeddings = [_embedding(options, number, manifest_sha256(training)) for number in range(options.keys)]
 
-    crops = [_centre(file, original.stride) for file in tests]
+    crops = [centre(file, original.stride) for file in tests]
     say(f"decoding {len(crops)} images with the original decoder")
     held_out = prepare(original, crops)
     attacks, left_out = attack_set.available()
@@ -265,7 +265,7 @@ def _detect_seconds(picture: Pixels, key_file: Path) -> list[float]:
     return seconds
 
 
-def _centre(file: ImageFile, stride: int) -> Pixels:
+def centre(file: ImageFile, stride: int) -> Pixels:
     """The middle of a test image, at most CROP_PX on a side, trimmed to multiples of `stride`."""
     pixels = as_uint8(load_image(file.path))
     crop = centre_crop(pixels, CROP_PX)
@@ -275,7 +275,7 @@ def _centre(file: ImageFile, stride: int) -> Pixels:
     return np.ascontiguousarray(crop[:height, :width])
 
 
-def _check_apart(tests: Sequence[ImageFile], training: Sequence[ImageFile]) -> None:
+def check_apart(tests: Sequence[ImageFile], training: Sequence[ImageFile]) -> None:
     trained = {file.sha256: file.path for file in training}
     for file in tests:
         if file.sha256 in trained:
