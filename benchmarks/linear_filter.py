@@ -197,7 +197,7 @@ def _decoded(files: Sequence[ImageFile], original: Autoencoder) -> list[Pixels]:
     for file, crop in zip(files, crops, strict=True):
         if min(crop.shape[:2]) < MIN_SIDE:
             raise ImageError(f"{file.path}: smaller than {MIN_SIDE} px; leave it out")
-    print(f"decoding {len(crops)} images", file=sys.stderr, flush=True)
+    say(f"decoding {len(crops)} images")
     return list(prepare(original, crops).originals)
 
 
@@ -256,7 +256,7 @@ def _run(options: argparse.Namespace) -> None:
     quality: list[float] = []
     found: dict[str, list[float]] = {name: [] for name in attacks}
     for number in range(options.keys):
-        print(f"key {number}: filtering, attacking, detecting", file=sys.stderr, flush=True)
+        say(f"key {number}: filtering, attacking, detecting")
         key = SecretKey.draw().public()
         marked = held_to(options.psnr, tests, plan(key.direction, measured, options.psnr, PLANNED))
         quality += _quality(marked, tests)
