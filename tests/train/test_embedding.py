@@ -415,6 +415,21 @@ def test_a_damaged_checkpoint_is_named(bench: Bench) -> None:
         bench.embed(resume=True)
 
 
+def test_a_checkpoint_of_an_earlier_release_is_refused(bench: Bench) -> None:
+    with pytest.raises(RuntimeError):
+        bench.embed(progress=stop_after(3, crash))
+    state = torch.load(bench.checkpoint, weights_only=True)
+    torch.save(state | {"version": 1}, bench.checkpoint)
+    with pytest.raises(TrainingError, match=r"format 1, this release reads 2\); remove .*out\.partial"):
+        bench.embed(resume=True)
+
+
+def test_an_attacked_image_counts_four_times() -> None:
+    short, full = torch.tensor([0.4, 0.4]), torch.tensor([0.9, 0.95])
+    assert float(finetuning.watermark_loss(short, full, torch.tensor(0.0))) == pytest.approx(0.1)
+    assert float(finetuning.watermark_loss(full, short, torch.tensor(0.0))) == pytest.approx(0.4)
+
+
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
     where: str, bench: Bench, monkeypatch: pytest.MonkeyPatch

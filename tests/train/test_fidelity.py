@@ -1,11 +1,12 @@
-"""Fidelity: PSNR, the masking model, and the controller."""
+"""Fidelity: PSNR, the error that training lowers, and the controller."""
 
 import math
 
 import pytest
 import torch
 
-from stablesig_train.fidelity import Fidelity, psnr, visibility
+from stablesig_detector.spectrum import COLOUR_MATRIX
+from stablesig_train.fidelity import Fidelity, lasting_error, psnr
 
 
 def flat(level: float, size: int = 64) -> torch.Tensor:
@@ -31,23 +32,26 @@ def test_psnr_of_a_known_error() -> None:
     assert float(psnr(flat(0.5), flat(0.5))) == pytest.approx(100.0, abs=0.01)
 
 
-def test_texture_hides_and_flat_areas_show() -> None:
-    error = grain(0.01)
-    assert float(visibility(flat(0.5) + error, flat(0.5))) > 3 * float(
-        visibility(texture(0.15) + error, texture(0.15))
-    )
+def wave(cycles_per_px: float, size: int = 64) -> torch.Tensor:
+    """A grey grating of amplitude 0.01: (1, 3, size, size)."""
+    phase = 2 * math.pi * cycles_per_px * torch.arange(size)
+    return (0.01 * torch.cos(phase)).expand(1, 3, size, size)
 
 
-def test_visibility_is_quadratic_in_the_error() -> None:
-    one, two = (float(visibility(flat(0.5) + grain(s), flat(0.5))) for s in (0.005, 0.01))
-    assert two == pytest.approx(4 * one, rel=1e-3)
+@pytest.mark.parametrize(
+    ("cycles_per_px", "share"), [(1 / 16, 0.92), (5 / 32, 0.75), (15 / 64, 1.0), (15 / 32, 2.5)]
+)
+def test_fine_luma_counts_more_than_coarse_luma(cycles_per_px: float, share: float) -> None:
+    error = wave(cycles_per_px)
+    counted = float(lasting_error(flat(0.5) + error, flat(0.5)) / error.square().mean())
+    assert counted == pytest.approx(share, rel=0.05)
 
 
-def test_dark_blocks_are_more_sensitive_than_bright_ones() -> None:
-    error = grain(0.01)
-    assert float(visibility(flat(0.1) + error, flat(0.1))) > 2 * float(
-        visibility(flat(0.8) + error, flat(0.8))
-    )
+def test_a_colour_difference_counts_half_more_than_luma() -> None:
+    grey = torch.full((1, 3, 64, 64), 0.01)
+    blue = torch.linalg.solve(torch.tensor(COLOUR_MATRIX), torch.tensor([0.0, 0.01, 0.0])).view(1, 3, 1, 1)
+    assert float(lasting_error(flat(0.5) + grey, flat(0.5))) == pytest.approx(1e-4, rel=1e-2)
+    assert float(lasting_error(flat(0.5) + blue, flat(0.5))) == pytest.approx(1.5e-4, rel=1e-2)
 
 
 def test_loss_pulls_towards_the_original_and_stops_beyond_the_slack() -> None:
@@ -59,6 +63,14 @@ def test_loss_pulls_towards_the_original_and_stops_beyond_the_slack() -> None:
     assert float((image.grad * (image.detach() - original)).sum()) > 0
     near = (original + grain(0.002)).requires_grad_()
     assert float(fidelity.loss(near, original).detach()) == 0.0
+
+
+def test_loss_does_not_jump_where_an_image_enters_the_slack() -> None:
+    fidelity, original = Fidelity(40.0), texture(0.1)
+    # white grain: 41 dB at 2.27 grey levels; it counts for about twice its squared error
+    just_outside = fidelity.loss(original + grain(2.3 / 255), original)
+    assert psnr(original + grain(2.3 / 255), original) < 41.0
+    assert abs(float(just_outside)) < 0.4 * fidelity.weight
 
 
 def test_controller_settles_a_decoder_that_answers_late() -> None:

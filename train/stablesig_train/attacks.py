@@ -104,15 +104,15 @@ class Choice:
 
 
 ATTACKS = (
-    Choice(jpeg, 5),
-    Choice(webp, 2),
+    Choice(jpeg, 7),
+    Choice(webp, 4),
     Choice(noise, 2),
     Choice(crop, 2),
-    Choice(screenshot, 1),
-    Choice(blur, 1),
-    Choice(brightness, 1),
-    Choice(contrast, 1),
-    Choice(saturation, 0.5),
+    Choice(screenshot, 2),
+    Choice(blur, 1.5),
+    Choice(brightness, 0.5),
+    Choice(contrast, 0.5),
+    Choice(saturation, 0.25),
     Choice(resample, 0.5),
 )
 

@@ -36,8 +36,9 @@ from stablesig_train.spectrum import Statistic
 from stablesig_train.training_images import LatentCache
 
 CHECKPOINT = "checkpoint.pt"
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2  # laid out as 1, which was of a run with another loss
 TARGET_STATISTIC = 0.9  # where the hinge ends: beyond, all effort goes into fidelity
+ATTACKED_WEIGHT = 4.0  # of an attacked image beside an untouched one
 RAMP = 0.3  # share of the steps in which attacks grow from half strength to full strength
 HISTORY_ENTRIES = 1000  # kept of a long run, at most
 _SMOOTHING = 0.9  # of what is reported, per step
@@ -62,10 +63,10 @@ class Progress(Protocol):
 def watermark_loss(clean: Tensor, attacked: Tensor, fidelity: Tensor) -> Tensor:
     """What a step minimises: statistics (B,) without and with attack, and the fidelity term, scalar.
 
-    An attacked image counts twice: untouched images are detected long before attacked ones are.
+    An attacked image counts ATTACKED_WEIGHT times: untouched images are detected long before attacked ones.
     """
-    missing = F.relu(TARGET_STATISTIC - clean).mean() + 2 * F.relu(TARGET_STATISTIC - attacked).mean()
-    return missing / 3 + fidelity
+    untouched, after = (F.relu(TARGET_STATISTIC - statistic).mean() for statistic in (clean, attacked))
+    return (untouched + ATTACKED_WEIGHT * after) / (1 + ATTACKED_WEIGHT) + fidelity
 
 
 def attack_strength(step: int, steps: int) -> float:

@@ -9,6 +9,7 @@ picture compression standard", 1992, for the transform; the file's own quantisat
 from __future__ import annotations
 
 import io
+import math
 from functools import cache
 
 import numpy as np
@@ -18,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from stablesig_detector.spectrum import COLOUR_MATRIX
-from stablesig_train.fidelity import BLOCK, dct_matrix
+
+BLOCK = 8  # px, the side of JPEG's blocks
 
 
 def compress(images: Tensor, quality: int, codec: str = "JPEG") -> Tensor:
@@ -66,7 +68,7 @@ def _surviving(images: Tensor, quality: int) -> Tensor:
 
 def _masked(planes: Tensor, table: Tensor) -> Tensor:
     """(B, C, H, W), H and W multiples of 8: block transform, zero what rounds to zero, transform back."""
-    matrix = dct_matrix(planes)
+    matrix = _dct_matrix(planes)
     b, c, h, w = planes.shape
     blocks = planes.view(b, c, h // BLOCK, BLOCK, w // BLOCK, BLOCK).transpose(3, 4)
     coefficients = matrix @ blocks @ matrix.T
@@ -74,3 +76,11 @@ def _masked(planes: Tensor, table: Tensor) -> Tensor:
     stands[..., 0, 0] = True  # the mean is never lost
     blocks = matrix.T @ (coefficients * stands) @ matrix
     return blocks.transpose(3, 4).reshape(b, c, h, w)
+
+
+def _dct_matrix(like: Tensor) -> Tensor:
+    """The orthonormal (8, 8) type II cosine transform, on the device and in the dtype of `like`."""
+    n = torch.arange(BLOCK, device=like.device, dtype=like.dtype)
+    matrix = torch.cos(math.pi * (2 * n + 1) * n.unsqueeze(1) / (2 * BLOCK)) * math.sqrt(2 / BLOCK)
+    matrix[0] /= math.sqrt(2)
+    return matrix
