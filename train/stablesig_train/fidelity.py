@@ -1,8 +1,9 @@
 """How far a watermarked image may be from what the original decoder gives, and what holds it there.
 
 PSNR, for which the user names a target, treats every error alike. Left to itself the decoder then writes
-where that is easiest to learn, in the finest luma and in chroma, of which little outlasts a codec. So the error
-that training lowers counts what codecs throw away more than what they keep; the target stays plain PSNR.
+where that is easiest to learn, in the finest luma and in chroma, of which little outlasts a codec. So the
+error that training lowers counts what codecs throw away more than what they keep; the target stays plain
+PSNR.
 docs/experiments.md has the measurements.
 """
 
